@@ -1,0 +1,1 @@
+"""Dockerfile in, image out; knows nothing of webhooks or queues."""

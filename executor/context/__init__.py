@@ -1,0 +1,1 @@
+"""Build contexts: where the files of a build come from."""

@@ -1,0 +1,1 @@
+"""Isolation levels: namespaces, id maps and the processes in them."""

@@ -1,0 +1,1 @@
+"""OCI layers: write a tree as a layer, apply a layer to a tree."""

@@ -1,0 +1,1 @@
+"""Root file systems: contained file operations and overlay snapshots."""

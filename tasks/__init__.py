@@ -1,0 +1,1 @@
+"""What a build is: its life, its record, its queue."""

@@ -1,0 +1,1 @@
+"""One module per forge: verify and parse its deliveries."""

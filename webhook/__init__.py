@@ -1,0 +1,1 @@
+"""HTTP: receives pushes, answers questions, serves pulls."""
