@@ -1,0 +1,153 @@
+"""The events of a build: what an observer sees, and the JSON lines that carry them over a pipe.
+
+An event is `{v, seq, ts, type, …}`: `v` is 1, `seq` counts from 1 without gaps, `ts` is seconds since the epoch.
+
+==================  ===========================================================================================
+type                further fields
+==================  ===========================================================================================
+build-started       level, snapshotter, platform, network
+step-started        step (whole number), stage, name (what people read), line (of the Dockerfile, or 0)
+step-log            step, stream (`stdout` or `stderr`), data (text; bytes that are not UTF-8 are replaced)
+step-progress       step, what (`pull`, `push`, `clone`), item (short name), done_bytes, total_bytes (0: unknown)
+step-finished       step, seconds, and error (a code) when it failed
+warning             code, message, and file, line where they apply
+result              the fields of `spec.BuildResult`
+error               the fields of `PushwrightError.to_dict`, and exit_status
+==================  ===========================================================================================
+
+Steps of pulling, cloning and pushing are steps like those of the Dockerfile. `result` or `error` is the last event.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from executor.errors import PushwrightError, UsageError
+
+EVENT_VERSION = 1
+EVENT_TYPES = frozenset(
+    {
+        "build-started",
+        "step-started",
+        "step-log",
+        "step-progress",
+        "step-finished",
+        "warning",
+        "result",
+        "error",
+    }
+)
+# a longer line in an event stream is damage, not an event; a manifest is at most 4 MiB and JSON doubles it at worst
+EVENT_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class Observer(Protocol):
+    """Whoever watches a build; called from any thread."""
+
+    def __call__(self, event_type: str, /, **fields: Any) -> None: ...
+
+
+def ignore_events(event_type: str, /, **fields: Any) -> None:
+    """The observer that looks away."""
+
+
+class Masker:
+    """Replaces secret values in texts, also when a secret is split over two chunks of one stream.
+
+    `mask(stream, text)` holds back the tail of `text` that could be the beginning of a secret, until the next chunk
+    of the same stream or `flush` tells.
+    """
+
+    REPLACEMENT = "***"
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = sorted({item for item in secrets if len(item) >= 4}, key=len, reverse=True)
+        self._held: dict[object, str] = {}
+
+    def mask(self, stream: object, text: str) -> str:
+        if not self._secrets:
+            return text
+        text = self.mask_whole(self._held.pop(stream, "") + text)
+        keep = max((self._overlap(text, secret) for secret in self._secrets), default=0)
+        if keep:
+            self._held[stream] = text[-keep:]
+            return text[:-keep]
+        return text
+
+    def flush(self, stream: object) -> str:
+        return self.mask_whole(self._held.pop(stream, ""))
+
+    def mask_whole(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, self.REPLACEMENT)
+        return text
+
+    @staticmethod
+    def _overlap(text: str, secret: str) -> int:
+        for length in range(min(len(secret) - 1, len(text)), 0, -1):
+            if text.endswith(secret[:length]):
+                return length
+        return 0
+
+
+class EventWriter:
+    """An observer that numbers events and writes them as JSON lines, secrets masked."""
+
+    def __init__(self, write: Callable[[bytes], object], masker: Masker) -> None:
+        self._write = write
+        self._masker = masker
+        self._lock = threading.Lock()
+        self._seq = 0
+
+    def __call__(self, event_type: str, /, **fields: Any) -> None:
+        with self._lock:
+            if event_type == "step-log":
+                stream = (fields.get("step"), fields.get("stream"))
+                fields = {**fields, "data": self._masker.mask(stream, fields["data"])}
+                if not fields["data"]:
+                    return
+            elif event_type == "step-finished":
+                self._flush_step(fields["step"])
+            self._emit(event_type, fields)
+
+    def _flush_step(self, step: object) -> None:
+        for stream in ("stdout", "stderr"):
+            if held := self._masker.flush((step, stream)):
+                self._emit("step-log", {"step": step, "stream": stream, "data": held})
+
+    def _emit(self, event_type: str, fields: Mapping[str, Any]) -> None:
+        self._seq += 1
+        event = {"v": EVENT_VERSION, "seq": self._seq, "ts": round(time.time(), 6), "type": event_type}
+        # a result's bytes are what the registry now serves: masking them would break their digest
+        shown = fields if event_type == "result" else {key: self._masked(value) for key, value in fields.items()}
+        event.update(shown)
+        self._write(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n")
+
+    def _masked(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._masker.mask_whole(value)
+        if isinstance(value, list | tuple):
+            return [self._masked(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._masked(item) for key, item in value.items()}
+        return value
+
+
+def parse_event(line: bytes) -> dict[str, Any]:
+    """One event from a line; `UsageError` when it is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"event: not JSON: {error}", code="event-invalid") from error
+    if not isinstance(event, dict) or event.get("v") != EVENT_VERSION or event.get("type") not in EVENT_TYPES:
+        raise UsageError("event: expected an object of version 1 with a known type", code="event-invalid")
+    return event
+
+
+def error_fields(error: PushwrightError) -> dict[str, Any]:
+    """The fields of the `error` event."""
+    return {**error.to_dict(), "exit_status": error.exit_status}
