@@ -1,1 +1,1 @@
-"""Dockerfile text to typed instructions."""
+"""Dockerfile text to instructions: `parse.parse` is the way in, `instructions` the values, `words` the expansion."""
