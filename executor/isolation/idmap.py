@@ -18,6 +18,8 @@ from executor.errors import IsolationError
 from executor.isolation import syscalls
 
 WANTED_IDS = 65536
+# an image's uid U is the builder's U + 1: the builder's own 0 is not in RUN's namespace
+ID_SHIFT = 1
 # below 2^31 and above the ranges that systemd hands out to its containers (systemd.io/UIDS-GIDS)
 DEFAULT_ROOT_START = 1_879_048_192
 FEWEST_IDS = 1000
@@ -64,7 +66,7 @@ class IdPlan:
     @property
     def run_map(self) -> str:
         """The map of RUN's namespace, in the builder's numbering: everything but the builder's own id."""
-        return f"0 1 {self.count - 1}\n"
+        return f"0 {ID_SHIFT} {self.count - ID_SHIFT}\n"
 
     @property
     def name(self) -> str:

@@ -42,6 +42,10 @@ _MOUNT_ATTR_RDONLY = 0x00000001
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
+
+_SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 _GENERIC = platform.machine() != "x86_64"
 _SYS_PIVOT_ROOT = 41 if _GENERIC else 155
@@ -104,6 +108,15 @@ def bind(source: str | bytes, target: str | bytes, *, read_only: bool = False) -
     mount(source, target, None, MS_BIND | MS_REC)
     if read_only:
         make_read_only(target)
+
+
+def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open `path` as a process would whose root directory is `root` (openat2, Linux 5.6)."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_OPENAT2), ctypes.c_int(root), _bytes(path), how, ctypes.c_size_t(len(how))
+    )
+    return _check(result, f"openat2 {path}")
 
 
 def pivot_root(new_root: str | bytes) -> None:
