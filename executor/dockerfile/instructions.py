@@ -42,7 +42,7 @@ class CommandLine:
     """
 
     arguments: tuple[str, ...]
-    shell: bool
+    in_shell: bool
 
     @property
     def text(self) -> str:

@@ -1,150 +1,149 @@
 """The shell patterns of `${v#p}`, `${v%p}` and `${v/p/r}`: `*`, `?` and escapes, nothing else (shell/lex.go).
 
-Matched without a backtracking regular expression, so that a hostile pattern costs at most pattern times value.
+A pattern is run as an automaton whose states are the bits of one integer: no backtracking, so that a hostile pattern
+costs no more than the length of the value times the words its states fill.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+PATTERN_LIMIT_TOKENS = 4096
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """`kind` is `text`, `any` (one character) or `run` (any number of them)."""
-
-    kind: str
-    text: str = ""
-
-
-# pattern length times value length, above which a substitution is refused
-WORK_LIMIT = 50_000_000
+ANY = "?"
+RUN = "*"
 
 
 class PatternError(ValueError):
-    """A pattern that is not understood, or too costly."""
+    """A pattern that is not understood, or too long; or a result that is too long."""
 
 
-def _tokens(pattern: str) -> list[_Token]:
-    found: list[_Token] = []
+def _tokens(pattern: str) -> list[tuple[str, str]]:
+    """Pairs of a kind (`ANY`, `RUN` or empty for a literal) and the literal character; runs of `*` become one."""
+    found: list[tuple[str, str]] = []
     position = 0
     while position < len(pattern):
         character = pattern[position]
         position += 1
-        if character == "*":
-            if not found or found[-1].kind != "run":
-                found.append(_Token("run"))
-        elif character == "?":
-            found.append(_Token("any"))
-        elif character == "\\":
-            following = pattern[position : position + 1]
+        if character in {ANY, RUN}:
+            if character == ANY or not found or found[-1][0] != RUN:
+                found.append((character, ""))
+            continue
+        if character == "\\":
+            character = pattern[position : position + 1]
             # `}` and `/` are escaped for the sake of the enclosing ${...}
-            if following not in {"*", "?", "\\", "}", "/"} or not following:
-                raise PatternError(f"invalid escape '\\{following}' in pattern")
+            if not character or character not in "*?\\}/":
+                raise PatternError(
+                    f"invalid escape '\\{character}' in a pattern: expected one of \\* \\? \\\\ \\/ \\}}"
+                )
             position += 1
-            found.append(_Token("text", following))
-        else:
-            found.append(_Token("text", character))
+        found.append(("", character))
+    if len(found) > PATTERN_LIMIT_TOKENS:
+        raise PatternError(f"a pattern has more than {PATTERN_LIMIT_TOKENS} characters")
     return found
 
 
-def _step(tokens: list[_Token], states: set[int], character: str) -> set[int]:
-    following: set[int] = set()
-    for state in states:
-        if state == len(tokens):
-            continue
-        token = tokens[state]
-        # Go's `.` does not match a newline
-        if token.kind == "run" and character != "\n":
-            following.add(state)
-        elif (token.kind == "any" and character != "\n") or (token.kind == "text" and token.text == character):
-            following.add(state + 1)
-    return following
+class _Automaton:
+    """The states of a pattern as bits: bit n is set when the first n tokens have matched."""
 
+    def __init__(self, tokens: Sequence[tuple[str, str]]) -> None:
+        self._literals: dict[str, int] = {}
+        self._any = 0
+        self._runs = 0
+        for number, (kind, character) in enumerate(tokens):
+            bit = 1 << number
+            if kind == RUN:
+                self._runs |= bit
+            elif kind == ANY:
+                self._any |= bit
+            else:
+                self._literals[character] = self._literals.get(character, 0) | bit
+        self.accept = 1 << len(tokens)
+        self.start = self._close(1)
 
-def _closure(tokens: list[_Token], states: set[int]) -> set[int]:
-    return states | {state + 1 for state in states if state < len(tokens) and tokens[state].kind == "run"}
+    def _close(self, states: int) -> int:
+        return states | (states & self._runs) << 1
 
+    def step(self, states: int, character: str) -> int:
+        literals = self._literals.get(character, 0)
+        # the wildcards are Go's `.`, which is not a newline
+        if character == "\n":
+            return self._close((states & literals) << 1)
+        return self._close((states & (literals | self._any)) << 1 | states & self._runs)
 
-def _prefix_length(tokens: list[_Token], value: str, start: int, longest: bool) -> int | None:
-    """How many characters from `start` match the whole pattern, or None."""
-    states = _closure(tokens, {0})
-    best = 0 if len(tokens) in states else None
-    if best is not None and not longest:
-        return best
-    for offset in range(start, len(value)):
-        states = _closure(tokens, _step(tokens, states, value[offset]))
-        if not states:
-            break
-        if len(tokens) in states:
-            best = offset + 1 - start
-            if not longest:
+    def prefix_length(self, value: str, start: int, longest: bool) -> int | None:
+        """How many characters from `start` on the whole pattern matches, or None."""
+        states = self.start
+        best = 0 if states & self.accept else None
+        for position in range(start, len(value)):
+            if not states or (best is not None and not longest):
                 break
-    return best
-
-
-def _check_work(tokens: list[_Token], value: str, times: int = 1) -> None:
-    if (len(tokens) + 1) * len(value) * times > WORK_LIMIT:
-        raise PatternError("pattern and value are too long")
+            states = self.step(states, value[position])
+            if states & self.accept:
+                best = position + 1 - start
+        return best
 
 
 def trim_prefix(pattern: str, value: str, longest: bool) -> str:
     """`value` without the shortest or longest prefix that matches."""
-    tokens = _tokens(pattern)
-    _check_work(tokens, value)
-    length = _prefix_length(tokens, value, 0, longest)
-    return value if length is None else value[length:]
+    length = _Automaton(_tokens(pattern)).prefix_length(value, 0, longest)
+    return value[length or 0 :]
 
 
 def trim_suffix(pattern: str, value: str, longest: bool) -> str:
     """`value` without the shortest or longest suffix that matches."""
-    tokens = _tokens(pattern)[::-1]
-    _check_work(tokens, value)
-    length = _prefix_length(tokens, value[::-1], 0, longest)
-    return value if length is None else value[: len(value) - length]
+    length = _Automaton(_tokens(pattern)[::-1]).prefix_length(value[::-1], 0, longest)
+    return value[: len(value) - (length or 0)]
 
 
-def replace(pattern: str, value: str, replacement: str, every: bool) -> str:
-    """The leftmost longest match of `pattern`, or every one, replaced.
+def _match_starts(tokens: Sequence[tuple[str, str]], value: str) -> list[int]:
+    """Where in `value` a match can begin: the reversed pattern, run backwards from every end at once."""
+    backwards = _Automaton(tokens[::-1])
+    states = backwards.start
+    starts = [len(value)] if states & backwards.accept else []
+    for position in range(len(value) - 1, -1, -1):
+        states = backwards.step(states, value[position]) | backwards.start
+        if states & backwards.accept:
+            starts.append(position)
+    return starts[::-1]
+
+
+def replace(pattern: str, value: str, replacement: str, every: bool, limit: int) -> str:
+    """The leftmost longest match of `pattern`, or every one, replaced; `PatternError` above `limit` characters.
 
     With `every`, `$1`, `${name}` and `$$` in the replacement mean what they mean to Go's regexp.ReplaceAllString:
-    there are no groups, so all but `$0` are empty, and `$$` is `$`.
+    there are no groups, so `$0` is the match, `$$` is `$` and every other name is empty.
     """
     tokens = _tokens(pattern)
+    forwards = _Automaton(tokens)
     pieces: list[str] = []
-    position = 0
-    copied = 0
-    budget = WORK_LIMIT
-    previous_end = -1
-    while position <= len(value):
-        length = _prefix_length(tokens, value, position, longest=True)
-        budget -= (len(tokens) + 1) * max(length or 0, 1)
-        if length is None and tokens and tokens[0].kind == "run":
-            budget -= (len(tokens) + 1) * (len(value) - position)
-        if budget < 0:
-            raise PatternError("pattern and value are too long")
-        # an empty match right behind the previous one is none (Go regexp)
-        if length is None or (length == 0 and position == previous_end):
-            position += 1
+    copied, size, previous_end = 0, len(value), -1
+    for start in _match_starts(tokens, value):
+        if start < copied:
             continue
-        matched = value[position : position + length]
-        pieces += [value[copied:position], _template(replacement, matched) if every else replacement]
-        copied = position = previous_end = position + length
+        length = forwards.prefix_length(value, start, longest=True) or 0
+        # an empty match right behind the one before is none (Go regexp)
+        if length == 0 and start == previous_end:
+            continue
+        text = _fill(replacement, value[start : start + length]) if every else replacement
+        size += len(text) - length
+        if size > limit:
+            raise PatternError(f"it expands to more than {limit} characters")
+        pieces += [value[copied:start], text]
+        copied = previous_end = start + length
         if not every:
             break
-        if length == 0:
-            position += 1
     return "".join([*pieces, value[copied:]])
 
 
 _TEMPLATE = re.compile(r"\$(?:(\$)|\{([0-9A-Za-z_]+)\}|([0-9A-Za-z_]+))")
 
 
-def _template(replacement: str, matched: str) -> str:
+def _fill(replacement: str, matched: str) -> str:
     def substitute(found: re.Match[str]) -> str:
         if found[1]:
             return "$"
-        name = found[2] or found[3]
-        return matched if name.isdigit() and int(name[:9]) == 0 else ""
+        return matched if (found[2] or found[3]) == "0" else ""
 
     return _TEMPLATE.sub(substitute, replacement)
