@@ -75,7 +75,7 @@ class Reference:
 
 
 def registry_host(text: str) -> str:
-    """A registry's `host[:port]`, lower-cased, every name of Docker Hub as `docker.io`; `UsageError` when it is none."""
+    """A registry's `host[:port]`, lower-cased and every name of Docker Hub as `docker.io`; else `UsageError`."""
     match = _HOST_PATTERN.fullmatch(text)
     if not match or len(text) > NAME_LIMIT or (match["port"] and not 0 < int(match["port"]) < 65536):
         raise _invalid(text, "expected a registry as host[:port]")
