@@ -1,0 +1,82 @@
+"""A worker's process: Celery's consumer, the threads that run builds, and the sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from celery import Celery, signals
+
+from executor.errors import PushwrightError
+from tasks.app import TASK, announce, create_app
+from tasks.build import BuildRunner, Collaborators
+from tasks.connection import connect
+from tasks.logs import Logs
+from tasks.records import Records
+from tasks.settings import Settings
+from tasks.sweep import Sweeper
+from tasks.tags import MovingTags
+
+logger = logging.getLogger(__name__)
+EXECUTOR = (sys.executable, "-I", "-m", "executor")
+
+
+def run_worker(
+    settings: Settings,
+    collaborators: Collaborators,
+    clean_store: Callable[[], object],
+    command: tuple[str, ...] = EXECUTOR,
+) -> int:
+    """Runs builds until SIGTERM or Ctrl-C; those still running are then given back. Gives the exit status."""
+    app = create_app(settings)
+    redis = connect(settings.redis_url)
+    records, logs = Records(redis, announce_seconds=settings.announce_seconds), Logs(redis)
+    stopping = threading.Event()
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+
+    def tell(build_id: str) -> bool:
+        return announce(app, build_id)
+
+    runner = BuildRunner(records, logs, MovingTags(redis), collaborators, settings, command, owner, tell, stopping)
+    sweeper = Sweeper(redis, records, logs, settings=settings, announce=tell, clean_store=clean_store)
+    add_task(app, runner)
+
+    def stop(**_: object) -> None:
+        stopping.set()
+
+    signals.worker_shutting_down.connect(stop, weak=False)
+    sweep = threading.Thread(target=sweeper.run, args=(stopping,), name="sweep", daemon=True)
+    sweep.start()
+    worker = app.Worker(
+        hostname=f"pushwright@{owner}",
+        loglevel="INFO",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    try:
+        worker.start()
+    finally:
+        stopping.set()
+        signals.worker_shutting_down.disconnect(stop)
+    return int(worker.exitcode or 0)
+
+
+def add_task(app: Celery, runner: BuildRunner) -> None:
+    """Gives the application the one task it has."""
+
+    @app.task(name=TASK, max_retries=0, ignore_result=True)
+    def run(build_id: object) -> None:
+        if isinstance(build_id, str) and build_id.isalnum() and len(build_id) == 26:
+            try:
+                runner.run(build_id)
+            except PushwrightError as error:
+                # the record says what happened, or the sweep will find it running for nobody
+                logger.error("build %s: %s", build_id, error)
+        else:
+            logger.warning("a message without a build's id was dropped")
