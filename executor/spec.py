@@ -115,6 +115,7 @@ class BuildSpec:
     proxies: Mapping[str, str] = field(default_factory=dict)
     tar_path: str = ""
     oci_layout_path: str = ""
+    digest_file: str = ""
     registries: RegistryOptions = field(default_factory=RegistryOptions)
     limits: Limits = field(default_factory=Limits)
     version: int = SPEC_VERSION

@@ -12,7 +12,7 @@ from typing import Any
 from executor.errors import UserError
 from webhook.client import Client, ServerAwayError, api_path, problem_error
 from webhook.commands.arguments import Parser, add_json_option, add_server_options, open_client
-from webhook.commands.log_text import LogText
+from executor.log_text import LogText
 
 _EXAMPLES = """\
 examples:
