@@ -7,6 +7,7 @@ has a part in it; a body is read against a limit and against a lowest speed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import ssl
@@ -88,7 +89,16 @@ class Response:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self._drain()
         self._response.close()
+
+    def _drain(self) -> None:
+        """Read what little is left, because only a connection read to the end of an answer can be used again."""
+        left = self._response.raw.length_remaining
+        if left is not None and left <= ERROR_BODY_LIMIT:
+            with contextlib.suppress(HTTPError, OSError, ValueError):
+                self._response.raw.read(decode_content=False)
 
     def chunks(self) -> Iterator[bytes]:
         """The body as it comes; `RegistryUnavailableError` when it breaks off, is too slow, or the connection goes."""
@@ -342,16 +352,15 @@ def _reason(error: BaseException) -> str:
     """The innermost cause in words: requests and urllib3 wrap it in object addresses and pool names."""
     seen: BaseException = error
     for _ in range(8):
-        inner = getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((item for item in seen.args if isinstance(item, BaseException)), None)
+        wrapped = (getattr(seen, "reason", None), *seen.args, seen.__cause__)
+        inner = next((item for item in wrapped if isinstance(item, BaseException)), None)
         if inner is None:
             break
         seen = inner
     if isinstance(seen, OSError) and seen.strerror:
-        return printable(seen.strerror.lower() if not isinstance(seen, ssl.SSLError) else seen.strerror)
-    text = str(seen)
-    return printable(text.rpartition(">: ")[2] or type(seen).__name__)
+        return printable(seen.strerror)
+    # the texts of urllib3 begin with the connection's address or host
+    return printable(str(seen).rpartition("): ")[2] or type(seen).__name__)
 
 
 def _version() -> str:
