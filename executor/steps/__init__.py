@@ -1,0 +1,1 @@
+"""One function per kind of instruction: a stage's state in, its next state out."""
