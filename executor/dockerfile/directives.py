@@ -60,6 +60,6 @@ def frontend_warnings(directives: Mapping[str, Directive]) -> list[DockerfileWar
     syntax = directives.get("syntax")
     if syntax is None or _DOCKERFILE_FRONTEND.match(syntax.value):
         return []
-    image = syntax.value.split()[0][:80]
+    image = syntax.value.partition(" ")[0][:80]
     message = f"the syntax directive asks for the frontend {image!r}; the file is read as an ordinary Dockerfile"
     return [DockerfileWarning("dockerfile-frontend-ignored", message, syntax.location)]
