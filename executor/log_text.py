@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 # what may move the cursor, retitle a terminal or ring it; colours (SGR) and tabs stay
-_HARMFUL = re.compile(r"\x1b\[[0-9;]*m|(\x1b\[[0-?]*[ -/]*[@-~]|\x1b[^\[]?|[\x00-\x08\x0b-\x1f\x7f-\x9f])")
+_HARMFUL = re.compile(
+    r"\x1b\[[0-9;]*m"
+    # control sequences (CSI), strings up to their end (OSC and its like), other escapes, other control characters
+    r"|(\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[^\[]?|[\x00-\x08\x0b-\x1f\x7f-\x9f])"
+)
 _SGR_RESET = "\x1b[0m"
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from executor.errors import UserError
+from executor.log_text import LogText
 from webhook.client import Client, ServerAwayError, api_path, problem_error
 from webhook.commands.arguments import Parser, add_json_option, add_server_options, open_client
-from executor.log_text import LogText
 
 _EXAMPLES = """\
 examples:

@@ -1,0 +1,231 @@
+"""Everything on one machine: a Redis, a worker and the web server, on one data directory and one address."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from executor.errors import HostError, UsageError
+from tasks.settings import Settings
+from webhook.client import SERVER_FILE
+from webhook.embedded.children import Child, ChildCommand, module_arguments, module_environment
+from webhook.embedded.directories import (
+    Holder,
+    hold_data_directory,
+    make_private_directory,
+    read_private_file,
+    runtime_directory,
+    write_private_file,
+)
+from webhook.embedded.follow import LogFollower
+from webhook.embedded.redis_server import find_redis_server, prepare_redis
+from webhook.embedded.signals import block_signals
+from webhook.embedded.supervisor import Service, StoppedError, Supervisor
+
+DEFAULT_LISTEN = "127.0.0.1:8080"
+_TOKEN_NAME = "api.token"  # noqa: S105
+_BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `up` is told; what is empty stays with the environment, or with the default."""
+
+    data: Path
+    listen: str = DEFAULT_LISTEN
+    redis_url: str = field(default="", repr=False)
+    registry: str = ""
+    concurrency: int | None = None
+    git_local_roots: tuple[Path, ...] = ()
+    token: str = field(default="", repr=False)
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one run of `up` keeps things and listens."""
+
+    data: Path
+    runtime: Path
+    listener: socket.socket
+    url: str
+    token_file: Path
+
+    @property
+    def server_file(self) -> Path:
+        """What the other commands read to find this server."""
+        return self.data / SERVER_FILE
+
+    @property
+    def host(self) -> str:
+        """Host and port as they are part of an image's name."""
+        return self.url.partition("://")[2]
+
+    def log(self, name: str) -> Path:
+        return self.data / "logs" / f"{name}.log"
+
+    def directory(self, name: str) -> Path:
+        return make_private_directory(self.data / name)
+
+
+def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[str], None]) -> int:
+    """Run until a signal asks to stop, then stop everything in order; gives the exit status.
+
+    A second `up` on the same data directory is an `AlreadyRunningError`; a part that does not start is a
+    `ChildFailedError` with what it wrote.
+    """
+    data = make_private_directory(options.data)
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(hold_data_directory(data))
+        signals = stack.enter_context(block_signals())
+        place = _take_place(stack, data, options, environment)
+        lock.tell(Holder(os.getpid(), place.url))
+        child_environment = environment_of_children(place, options, environment)
+        # what is wrong in the environment is said here and once, not by each child in its log
+        Settings.from_environ(child_environment)
+        follower = LogFollower({name: place.log(name) for name in ("redis", "worker", "web")}, say)
+        supervisor = Supervisor(signals, say, follower if options.verbose else None)
+        stack.callback(supervisor.stop)
+        try:
+            _start(supervisor, place, child_environment)
+        except StoppedError:
+            say("stopping: it was asked for before everything was up")
+            return 0
+        stack.callback(place.server_file.unlink, missing_ok=True)
+        _tell_others(place)
+        say(welcome_text(place))
+        received = supervisor.watch()
+        say(f"{received.name}: stopping the web server, the worker and Redis, in this order")
+        supervisor.stop()
+        say(f"stopped; everything is kept in {data}")
+    return 0
+
+
+def _take_place(
+    stack: contextlib.ExitStack, data: Path, options: UpOptions, environment: Mapping[str, str]
+) -> Place:
+    """The directories and the address of this run, held until the stack is closed."""
+    from webhook.access import check_bind
+
+    host, port = parse_listen(options.listen)
+    check_bind(host, token_is_explicit=token_is_explicit)
+    listener = stack.enter_context(_listen(host, port))
+    runtime = stack.enter_context(runtime_directory(environment))
+    make_private_directory(data / "logs")
+    return Place(data, runtime, listener, listener_url(host, listener), _token_file(data, runtime, options, environment))
+
+
+def environment_of_children(place: Place, options: UpOptions, environment: Mapping[str, str]) -> dict[str, str]:
+    """The settings that the children get: what was asked for, over what the environment says.
+
+    Our own registry speaks plain HTTP, so it is named as one that does: a build may start from an earlier build.
+    """
+    ours = dict(environment)
+    # handed on as a file: an environment is copied into every process that a child starts
+    ours.pop("PUSHWRIGHT_API_TOKEN", None)
+    ours["PUSHWRIGHT_HOME"] = str(place.data)
+    ours["PUSHWRIGHT_API_TOKEN_FILE"] = str(place.token_file)
+    ours.setdefault("PUSHWRIGHT_PUBLIC_URL", place.url)
+    insecure = [word for word in ours.get("PUSHWRIGHT_INSECURE_REGISTRIES", "").split(",") if word.strip()]
+    ours["PUSHWRIGHT_INSECURE_REGISTRIES"] = ",".join([*insecure, place.host])
+    if options.redis_url:
+        ours["REDIS_URL"] = options.redis_url
+    if options.registry:
+        ours["PUSHWRIGHT_REGISTRY"] = options.registry
+    if options.concurrency is not None:
+        ours["PUSHWRIGHT_CONCURRENCY"] = str(options.concurrency)
+    if options.git_local_roots:
+        ours["PUSHWRIGHT_GIT_LOCAL_ROOTS"] = os.pathsep.join(map(str, options.git_local_roots))
+    return ours
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, `[::1]:PORT` or `:PORT`; port 0 is any free one."""
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise UsageError(f"--listen: expected HOST:PORT, found {text!r}", hint="for example 127.0.0.1:8080")
+    return host or "127.0.0.1", int(port)
+
+
+def listener_url(host: str, listener: socket.socket) -> str:
+    """The URL under which this machine reaches a listening socket."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    shown = f"[{address}]" if ":" in address else address
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def welcome_text(place: Place) -> str:
+    """What a person is told once everything runs."""
+    return f"""\
+pushwright is up at {place.url}
+
+  add a project   pushwright project add NAME --url https://…
+  its images      docker pull {place.host}/NAME:<commit>
+  API token       pushwright token | docker login --username pushwright --password-stdin {place.host}
+  data            {place.data}
+
+for the commands above: export PUSHWRIGHT_HOME={shlex.quote(str(place.data))}
+Ctrl-C stops everything."""
+
+
+def _start(supervisor: Supervisor, place: Place, environment: Mapping[str, str]) -> None:
+    """Redis first; the worker and the web server need it, but not each other."""
+    environment = dict(environment)
+    if environment.get("REDIS_URL"):
+        _check_redis(environment["REDIS_URL"])
+    else:
+        redis = prepare_redis(find_redis_server(environment), place.directory("redis"), place.runtime)
+        supervisor.start(Service(redis.command(place.log("redis")), lambda _: redis.is_ready(), ready_seconds=300.0))
+        environment["REDIS_URL"] = redis.url
+    supervisor.start(_worker(place, environment), _web(place, environment))
+
+
+def _check_redis(url: str) -> None:
+    """An external Redis answers, or there is no use in starting anything."""
+    from tasks.connection import connect, redis_errors
+
+    with redis_errors(), connect(url) as client:
+        client.ping()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The listening socket, made here so that the address stays ours while the web server is started again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise HostError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            code="address-unavailable",
+            hint="choose another address with --listen; port 0 is any free one",
+        ) from error
+
+
+def _token_file(data: Path, runtime: Path, options: UpOptions, environment: Mapping[str, str]) -> Path:
+    """The file with the API token: the one that was given, else one of our own that is made once and kept."""
+    given = options.token or environment.get("PUSHWRIGHT_API_TOKEN", "")
+    if given:
+        write_private_file(runtime / _TOKEN_NAME, given)
+        return runtime / _TOKEN_NAME
+    if named := environment.get("PUSHWRIGHT_API_TOKEN_FILE"):
+        return Path(named)
+    kept = data / _TOKEN_NAME
+    if not read_private_file(kept):
+        write_private_file(kept, secrets.token_urlsafe(32))
+    return kept
+
+
+def _tell_others(place: Place) -> None:
+    """Leave the URL and the token where the other commands find them."""
+    value = {"url": place.url, "token": place.token_file.read_text(encoding="utf-8").strip(), "pid": os.getpid()}
+    write_private_file(place.server_file, json.dumps(value))
