@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 import unicodedata
@@ -10,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
-from executor.errors import UsageError
+from executor.context.hosts import check_clone_url, parse_clone_url
+from executor.errors import GitError, UsageError
 from executor.reference import REPOSITORY_PATTERN, Reference, registry_host
 from executor.spec import Credential
 from tasks.refs import check_branch, shown
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-URL_LIMIT = 2000
 PATH_LIMIT = 1000
 SECRET_RANGE = (16, 500)
 REGISTRIES_LIMIT = 32
-_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*\.?")
 
 
 class ProjectInvalidError(UsageError):
@@ -56,62 +54,19 @@ def check_name(value: object) -> str:
     return value
 
 
-def check_url(value: object, policy: UrlPolicy) -> str:
-    """A clone URL without credentials in it."""
-    if not isinstance(value, str) or not 0 < len(value) <= URL_LIMIT:
-        raise ProjectInvalidError("url", f"expected a URL of at most {URL_LIMIT} characters, found {shown(value)}")
-    # browsers, libcurl and urllib disagree on where a host ends when these are about
-    if not value.isascii() or re.search(r"[\x00-\x20\x7f\\]", value):
-        raise ProjectInvalidError("url", "expected printable ASCII without spaces and backslashes, found another")
+def check_url(value: object, policy: UrlPolicy, *, has_credential: bool = False) -> str:
+    """A clone URL without credentials in it, by the rules that are applied again before it is cloned."""
+    if not isinstance(value, str):
+        raise ProjectInvalidError("url", f"expected a URL, found {shown(value)}")
     try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError as error:
-        raise ProjectInvalidError("url", "expected a URL, found a text that does not read as one") from error
-    if "@" in parts.netloc:
-        # the message must not quote it: it may hold a token
-        raise ProjectInvalidError(
-            "url", "expected no user or password in the URL", hint="give a git credential instead"
-        )
-    if parts.query or parts.fragment or value.endswith(("?", "#")):
-        raise ProjectInvalidError("url", "expected neither query nor fragment, found one")
-    if parts.scheme == "file":
-        return _check_local(value, parts, policy)
-    if parts.scheme not in {"http", "https"}:
-        raise ProjectInvalidError("url", f"expected http:// or https://, found {shown(parts.scheme + '://')}")
-    if port == 0 or not parts.hostname or parts.netloc.endswith(":"):
-        raise ProjectInvalidError("url", f"expected a host, found {shown(parts.netloc)}")
-    _check_host(parts.hostname, policy)
-    path = unquote(parts.path)
+        url = parse_clone_url(value)
+        check_clone_url(url, allow_private=policy.allow_private, has_credential=has_credential)
+    except GitError as error:
+        raise ProjectInvalidError("url", error.message, hint=error.hint) from error
+    path = unquote(url.path)
     if len(path) < 2 or ".." in path.split("/") or not path.isprintable():
-        raise ProjectInvalidError("url", f"expected a repository's path, found {shown(parts.path)}")
-    return value
-
-
-def _check_host(host: str, policy: UrlPolicy) -> None:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        # resolvers read 2130706433, 0x7f000001 and 127.1 as addresses (the URL standard's "ends in a number")
-        if not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rstrip(".").rpartition(".")[2]):
-            raise ProjectInvalidError("url", f"expected a host's name or address, found {shown(host)}") from None
-        is_public = host.rstrip(".") != "localhost" and not host.rstrip(".").endswith(".localhost")
-    else:
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        is_public = (mapped or address).is_global
-    if not is_public and not policy.allow_private:
-        raise ProjectInvalidError(
-            "url",
-            f"expected a public host, found {shown(host)}",
-            hint="PUSHWRIGHT_ALLOW_PRIVATE_GIT_HOSTS=yes lets projects clone from private addresses",
-        )
-
-
-def _check_local(value: str, parts: SplitResult, policy: UrlPolicy) -> str:
-    path = unquote(parts.path)
-    if parts.netloc or not path.startswith("/") or "\0" in path or ".." in path.split("/"):
-        raise ProjectInvalidError("url", f"expected file:///absolute/path, found {shown(value)}")
-    if not any(Path(path).is_relative_to(root) for root in policy.local_roots):
+        raise ProjectInvalidError("url", f"expected a repository's path without '..', found {shown(path)}")
+    if url.scheme == "file" and not any(Path(path).is_relative_to(root) for root in policy.local_roots):
         raise ProjectInvalidError(
             "url",
             "expected http:// or https://, found a file:// URL outside of the roots for local repositories",

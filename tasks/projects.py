@@ -105,22 +105,23 @@ class Project:
 
 
 def new_project(value: Mapping[str, Any], policy: UrlPolicy) -> tuple[Project, str]:
-    """A project from what the API was sent, each field checked, and its webhook secret if that was generated, else ""."""
+    """A project from what the API was sent, each field checked; and its webhook secret when that was generated."""
     known = {*_PLAIN, "git_credential", "registries", "secret"}
     if unknown := sorted(set(value) - known):
         raise ProjectInvalidError(str(unknown[0])[:40], f"unknown; known are {', '.join(sorted(known))}")
     name = rules.check_name(value.get("name"))
-    credential = value.get("git_credential")
+    given = value.get("git_credential")
+    credential = None if given is None else rules.check_credential("git_credential", given)
     wanted = value.get("secret", GENERATED)
     generated = secrets.token_urlsafe(SECRET_BYTES) if wanted == GENERATED else ""
     project = Project(
         name=name,
-        url=rules.check_url(value.get("url"), policy),
+        url=rules.check_url(value.get("url"), policy, has_credential=credential is not None),
         branch=rules.check_project_branch(value.get("branch", "main")),
         dockerfile=rules.check_dockerfile(value.get("dockerfile", "Dockerfile")),
         context=rules.check_path("context", value.get("context", "")),
         image=rules.check_image(value.get("image", ""), name),
-        git_credential=None if credential is None else rules.check_credential("git_credential", credential),
+        git_credential=credential,
         registries=rules.check_registries(value.get("registries", {})),
         webhook_secrets=(generated or rules.check_secret(wanted),),
     )
