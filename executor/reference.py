@@ -107,9 +107,12 @@ def _cut_tag(rest: str, text: str) -> tuple[str, str | None]:
 
 
 def _split_registry(rest: str, text: str) -> tuple[str, str]:
-    """Docker's rule: the first component is a registry when it looks like a host, not like a namespace."""
+    """Docker's rule: the first component is a registry when it looks like a host, not like a namespace.
+
+    Docker takes a single upper-case word for a host as well; in lower case it would be a namespace, so it is refused.
+    """
     first, slash, remainder = rest.partition("/")
-    is_host = slash and ("." in first or ":" in first or first == "localhost" or first != first.lower())
+    is_host = slash and ("." in first or ":" in first or first.lower() == "localhost")
     if not is_host:
         registry, repository = DEFAULT_REGISTRY, rest
     else:

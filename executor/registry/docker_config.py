@@ -58,7 +58,10 @@ def hosts_with_helpers(text: str) -> dict[str, str]:
 
 def credential_key(text: str) -> str:
     """The key of a credential: `host[:port]`, with the path of a namespace where the entry has one."""
-    parts = urlsplit(text if "://" in text else f"//{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+    except ValueError:
+        raise _damaged(f"expected a registry's host, found {text[:80]!r}") from None
     path = parts.path.strip("/")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise _damaged(f"expected a registry's host, found {text[:80]!r}")

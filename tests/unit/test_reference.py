@@ -20,7 +20,7 @@ ACCEPTED = [
     ("localhost:5000/app", "localhost:5000/app"),
     ("localhost:5000/team/app:v1.2_x-3", "localhost:5000/team/app:v1.2_x-3"),
     ("Registry.Example.COM/app", "registry.example.com/app"),
-    ("HOST/app", "host/app"),
+    ("LocalHost/app", "localhost/app"),
     ("10.0.0.1:5000/app", "10.0.0.1:5000/app"),
     ("[::1]:5000/app", "[::1]:5000/app"),
     ("[fd00::2]/app", "[fd00::2]/app"),
@@ -34,6 +34,7 @@ ACCEPTED = [
 REFUSED = [
     "",
     "App",
+    "HOST/app",
     "r.io/App",
     "app:",
     "app:-v1",
