@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import json
 import os
 import secrets
+import shlex
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from executor.errors import HostError, UsageError
 from tasks.settings import Settings
+from webhook.access import check_bind, read_token
 from webhook.client import SERVER_FILE
-from webhook.embedded.children import Child, ChildCommand, module_arguments, module_environment
+from webhook.embedded.children import ChildCommand, module_arguments
 from webhook.embedded.directories import (
     Holder,
     hold_data_directory,
@@ -70,6 +70,11 @@ class Place:
         """Host and port as they are part of an image's name."""
         return self.url.partition("://")[2]
 
+    @property
+    def empty(self) -> Path:
+        """An empty directory to run children in, so that nothing is imported from where somebody stands."""
+        return make_private_directory(self.runtime / "empty")
+
     def log(self, name: str) -> Path:
         return self.data / "logs" / f"{name}.log"
 
@@ -91,7 +96,7 @@ def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[st
         lock.tell(Holder(os.getpid(), place.url))
         child_environment = environment_of_children(place, options, environment)
         # what is wrong in the environment is said here and once, not by each child in its log
-        Settings.from_environ(child_environment)
+        token = read_token(Settings.from_environ(child_environment))
         follower = LogFollower({name: place.log(name) for name in ("redis", "worker", "web")}, say)
         supervisor = Supervisor(signals, say, follower if options.verbose else None)
         stack.callback(supervisor.stop)
@@ -101,7 +106,7 @@ def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[st
             say("stopping: it was asked for before everything was up")
             return 0
         stack.callback(place.server_file.unlink, missing_ok=True)
-        _tell_others(place)
+        _tell_others(place, token)
         say(welcome_text(place))
         received = supervisor.watch()
         say(f"{received.name}: stopping the web server, the worker and Redis, in this order")
@@ -110,18 +115,24 @@ def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[st
     return 0
 
 
-def _take_place(
-    stack: contextlib.ExitStack, data: Path, options: UpOptions, environment: Mapping[str, str]
-) -> Place:
+def _take_place(stack: contextlib.ExitStack, data: Path, options: UpOptions, environment: Mapping[str, str]) -> Place:
     """The directories and the address of this run, held until the stack is closed."""
-    from webhook.access import check_bind
-
     host, port = parse_listen(options.listen)
-    check_bind(host, token_is_explicit=token_is_explicit)
+    # the token that is made when there is none does not count: nobody decided yet to open this to others
+    check_bind(host, explicit_token(options, environment))
     listener = stack.enter_context(_listen(host, port))
     runtime = stack.enter_context(runtime_directory(environment))
     make_private_directory(data / "logs")
-    return Place(data, runtime, listener, listener_url(host, listener), _token_file(data, runtime, options, environment))
+    token_file = _token_file(data, runtime, options, environment)
+    return Place(data, runtime, listener, listener_url(host, listener), token_file)
+
+
+def explicit_token(options: UpOptions, environment: Mapping[str, str]) -> str:
+    """The API token that somebody chose; "" when there is none."""
+    given = {name: environment.get(name, "") for name in ("PUSHWRIGHT_API_TOKEN", "PUSHWRIGHT_API_TOKEN_FILE")}
+    if options.token:
+        given["PUSHWRIGHT_API_TOKEN"] = options.token
+    return read_token(Settings.from_environ({"PUSHWRIGHT_HOME": str(options.data), **given}))
 
 
 def environment_of_children(place: Place, options: UpOptions, environment: Mapping[str, str]) -> dict[str, str]:
@@ -213,8 +224,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _token_file(data: Path, runtime: Path, options: UpOptions, environment: Mapping[str, str]) -> Path:
     """The file with the API token: the one that was given, else one of our own that is made once and kept."""
-    given = options.token or environment.get("PUSHWRIGHT_API_TOKEN", "")
-    if given:
+    if given := options.token or environment.get("PUSHWRIGHT_API_TOKEN", ""):
         write_private_file(runtime / _TOKEN_NAME, given)
         return runtime / _TOKEN_NAME
     if named := environment.get("PUSHWRIGHT_API_TOKEN_FILE"):
@@ -225,7 +235,45 @@ def _token_file(data: Path, runtime: Path, options: UpOptions, environment: Mapp
     return kept
 
 
-def _tell_others(place: Place) -> None:
+def _tell_others(place: Place, token: str) -> None:
     """Leave the URL and the token where the other commands find them."""
-    value = {"url": place.url, "token": place.token_file.read_text(encoding="utf-8").strip(), "pid": os.getpid()}
-    write_private_file(place.server_file, json.dumps(value))
+    write_private_file(place.server_file, json.dumps({"url": place.url, "token": token, "pid": os.getpid()}))
+
+
+def _worker(place: Place, environment: Mapping[str, str]) -> Service:
+    ready = place.runtime / "worker.ready"
+    command = ChildCommand(
+        name="worker",
+        arguments=(*module_arguments("tasks.worker"), "--ready-file", str(ready)),
+        environment=environment,
+        directory=place.empty,
+        log=place.log("worker"),
+        # it gives back what it was building first
+        stop_seconds=30.0,
+    )
+    return Service(command, lambda _: ready.exists())
+
+
+def _web(place: Place, environment: Mapping[str, str]) -> Service:
+    descriptor = place.listener.fileno()
+    command = ChildCommand(
+        name="web",
+        arguments=(*module_arguments("webhook.serve"), "--bind", f"fd://{descriptor}"),
+        environment=environment,
+        directory=place.empty,
+        log=place.log("web"),
+        pass_descriptors=(descriptor,),
+    )
+    return Service(command, lambda _: _answers(place.listener))
+
+
+def _answers(listener: socket.socket) -> bool:
+    """Whether the web server says that it is ready."""
+    host, port = listener.getsockname()[:2]
+    connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=2)  # noqa: S104
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False

@@ -18,6 +18,7 @@ from executor.errors import HostError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_BYTES = 16 * 1024
+_LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
 class ChildFailedError(HostError):
@@ -50,6 +51,7 @@ class Child:
 
     def __init__(self, command: ChildCommand) -> None:
         self.command = command
+        _put_away_long_log(command.log)
         self._log_start = command.log.stat().st_size if command.log.exists() else 0
         self._process = _start(command)
         self.started = time.monotonic()
@@ -120,6 +122,13 @@ def _start(command: ChildCommand) -> subprocess.Popen[bytes]:
             )
     except OSError as error:
         raise ChildFailedError(f"{command.name}: cannot start {command.arguments[0]}: {error.strerror}") from error
+
+
+def _put_away_long_log(log: Path) -> None:
+    """Begin a new log where the old one is long; of the old ones, the last is kept."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > _LOG_LIMIT_BYTES:
+            log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _open_log(path: Path) -> io.FileIO:

@@ -25,8 +25,10 @@ class LogFollower:
     def _new_lines(self, name: str, path: Path) -> list[str]:
         try:
             with path.open("rb") as log:
-                # a log that became shorter was replaced
-                offset = min(self._offsets[name], log.seek(0, os.SEEK_END))
+                offset = self._offsets[name]
+                if log.seek(0, os.SEEK_END) < offset:
+                    # a new file under the old name
+                    offset = 0
                 log.seek(offset)
                 chunk = log.read(_READ_BYTES)
         except FileNotFoundError:

