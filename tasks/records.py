@@ -60,7 +60,7 @@ WORKER_LOST = {
 class Records:
     """The builds of one Redis."""
 
-    def __init__(self, redis: Client, *, announce_seconds: float = 30.0) -> None:
+    def __init__(self, redis: Client, *, announce_seconds: float = 10.0) -> None:
         self._redis = redis
         self._announce_ms = round(announce_seconds * 1000)
         shared = _script_text("shared")

@@ -19,6 +19,10 @@ T = TypeVar("T")
 SETTINGS = (
     "REDIS_URL",
     "DOCKER_CONFIG",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
     "PUSHWRIGHT_HOME",
     "PUSHWRIGHT_REGISTRY",
     "PUSHWRIGHT_INSECURE_REGISTRIES",
@@ -61,6 +65,7 @@ class Settings:
     registry_maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     registry_mirrors: tuple[str, ...] = ()
     registry_certificates: Mapping[str, Path] = field(default_factory=dict)
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     docker_config: Path | None = None
     secret_key: str = field(default="", repr=False)
     secret_key_file: Path | None = None
@@ -71,7 +76,7 @@ class Settings:
     lease_seconds: float = 30.0
     heartbeat_seconds: float = 5.0
     sweep_seconds: float = 5.0
-    announce_seconds: float = 30.0
+    announce_seconds: float = 10.0
     retry_seconds: tuple[float, ...] = (5.0, 20.0)
     build_deadline_seconds: float = 3600.0
     git_local_roots: tuple[Path, ...] = ()
@@ -79,9 +84,9 @@ class Settings:
     run_network: Literal["host", "none"] = "host"
 
     def __post_init__(self) -> None:
-        if self.heartbeat_seconds * 2 > self.lease_seconds:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise UsageError(
-                f"PUSHWRIGHT_HEARTBEAT_SECONDS: expected at most half of the lease of {self.lease_seconds:g} s, "
+                f"PUSHWRIGHT_HEARTBEAT_SECONDS: expected at most a third of the lease of {self.lease_seconds:g} s, "
                 f"found {self.heartbeat_seconds:g}"
             )
 
@@ -92,8 +97,13 @@ class Settings:
 
     @property
     def silence_seconds(self) -> float:
-        """How long a build runs on without a renewed lease: 25 s of a lease of 30 s, so that it is over before it."""
-        return self.lease_seconds - min(5.0, self.lease_seconds / 6)
+        """How long a build runs on without a renewed lease: 5 s less than it lasts, as the executor counts too."""
+        return max(self.lease_seconds - 5.0, self.lease_seconds / 2)
+
+    @property
+    def registry_proxies(self) -> Mapping[str, str]:
+        """The proxies as the registry client names them: `http`, `https`, `all`, `no`."""
+        return {name.lower().removesuffix("_proxy"): value for name, value in self.proxies.items()}
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -108,6 +118,7 @@ class Settings:
             registry_maps=_read(environ, "PUSHWRIGHT_REGISTRY_MAPS", _maps, {}),
             registry_mirrors=_read(environ, "PUSHWRIGHT_REGISTRY_MIRRORS", _words, ()),
             registry_certificates=_read(environ, "PUSHWRIGHT_REGISTRY_CERTIFICATES", _certificates, {}),
+            proxies=_proxies(environ),
             docker_config=_docker_config(environ),
             secret_key=environ.get("PUSHWRIGHT_SECRET_KEY", ""),
             secret_key_file=_read(environ, "PUSHWRIGHT_SECRET_KEY_FILE", _absolute, data_dir / "secret.key"),
@@ -118,7 +129,7 @@ class Settings:
             lease_seconds=_read(environ, "PUSHWRIGHT_LEASE_SECONDS", _seconds, 30.0),
             heartbeat_seconds=_read(environ, "PUSHWRIGHT_HEARTBEAT_SECONDS", _seconds, 5.0),
             sweep_seconds=_read(environ, "PUSHWRIGHT_SWEEP_SECONDS", _seconds, 5.0),
-            announce_seconds=_read(environ, "PUSHWRIGHT_ANNOUNCE_SECONDS", _seconds, 30.0),
+            announce_seconds=_read(environ, "PUSHWRIGHT_ANNOUNCE_SECONDS", _seconds, 10.0),
             retry_seconds=_read(environ, "PUSHWRIGHT_RETRY_SECONDS", _pauses, (5.0, 20.0)),
             build_deadline_seconds=_read(environ, "PUSHWRIGHT_BUILD_DEADLINE_SECONDS", _seconds, 3600.0),
             git_local_roots=_read(environ, "PUSHWRIGHT_GIT_LOCAL_ROOTS", _paths, ()),
@@ -156,6 +167,13 @@ def _docker_config(environ: Mapping[str, str]) -> Path | None:
     if environ.get("HOME", "").startswith("/"):
         return Path(environ["HOME"]) / ".docker/config.json"
     return None
+
+
+def _proxies(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Proxies under their upper-case names; the lower-case spelling wins, as in curl."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    found = {name: environ.get(name.lower()) or environ.get(name, "") for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def _absolute(text: str) -> Path:

@@ -7,19 +7,24 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from executor.errors import PushwrightError
 from tasks.app import TASK, announce, create_app
 from tasks.build import BuildRunner, Collaborators
 from tasks.connection import connect
 from tasks.logs import Logs
+from tasks.projects import Projects
 from tasks.records import Records
 from tasks.settings import Settings
+from tasks.specification import ProjectBuilds, clean_store
 from tasks.sweep import Sweeper
 from tasks.tags import MovingTags
+from tasks.vault import open_vault
 
 logger = logging.getLogger(__name__)
 EXECUTOR = (sys.executable, "-I", "-m", "executor")
@@ -28,7 +33,7 @@ EXECUTOR = (sys.executable, "-I", "-m", "executor")
 def run_worker(
     settings: Settings,
     collaborators: Collaborators,
-    clean_store: Callable[[], object],
+    tidy: Callable[[], object],
     command: tuple[str, ...] = EXECUTOR,
 ) -> int:
     """Runs builds until SIGTERM or Ctrl-C; those still running are then given back. Gives the exit status."""
@@ -42,7 +47,7 @@ def run_worker(
         return announce(app, build_id)
 
     runner = BuildRunner(records, logs, MovingTags(redis), collaborators, settings, command, owner, tell, stopping)
-    sweeper = Sweeper(redis, records, logs, settings=settings, announce=tell, clean_store=clean_store)
+    sweeper = Sweeper(redis, records, logs, settings=settings, announce=tell, clean_store=tidy)
     add_task(app, runner)
 
     def stop(**_: object) -> None:
@@ -80,3 +85,23 @@ def add_task(app: Celery, runner: BuildRunner) -> None:
                 logger.error("build %s: %s", build_id, error)
         else:
             logger.warning("a message without a build's id was dropped")
+
+
+def main() -> int:
+    """`python -m tasks.worker`: a worker of the environment's settings."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # builds run in namespaces of their own whoever starts the worker, and nothing but JSON is ever decoded
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    try:
+        settings = Settings.from_environ(os.environ)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        vault = open_vault(settings.secret_key, settings.secret_key_file or settings.data_dir / "secret.key")
+        collaborators = ProjectBuilds(settings, Projects(connect(settings.redis_url), vault))
+        return run_worker(settings, collaborators, lambda: clean_store(settings))
+    except PushwrightError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
