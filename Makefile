@@ -14,7 +14,7 @@ DEMO_ARGS ?=
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint typecheck unit test-pythons format clean packages-demo packages-test venv venv-dev
+.PHONY: help demo test check lint typecheck unit test-pythons format compose-env clean packages-demo packages-test venv venv-dev
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-pythons: ## the tests that need no servers, on each supported Python found 
 
 format: venv-dev ## ruff: write the format and the safe fixes
 	@$(BIN)/ruff check --fix .; $(BIN)/ruff format .
+
+compose-env: ## .env and deploy/secrets/ for docker-compose.yml, with fresh passwords
+	@$$(.ci/python) deploy/make_env.py
 
 packages-demo packages-test: packages-%:
 	@.ci/packages $*
