@@ -27,7 +27,7 @@ def read_token(settings: Settings) -> str:
     token = settings.api_token or _read_token_file(settings.api_token_file)
     if token and (len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token):
         raise UsageError(
-            f"PUSHWRIGHT_API_TOKEN: expected at least {TOKEN_LENGTH} ASCII characters without spaces, found another text",
+            f"PUSHWRIGHT_API_TOKEN: expected at least {TOKEN_LENGTH} ASCII characters without spaces",
             hint="make one: openssl rand -hex 32",
         )
     return token

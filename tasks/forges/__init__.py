@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from executor.errors import UsageError
 from tasks.forges import generic, github
-from tasks.forges.event import Delivery, Ignored, PayloadError, Ping, PushEvent, RefChange
+from tasks.forges.event import Delivery, Headers, Ignored, PayloadError, Ping, PushEvent, RefChange
 
 __all__ = [
     "Delivery",
     "Forge",
+    "Headers",
     "Ignored",
     "PayloadError",
     "Ping",
@@ -45,11 +46,11 @@ class Forge(Protocol):
     SIGNATURE_HEADERS: tuple[str, ...]
     DELIVERY_HEADER: str
 
-    def parse(self, headers: Mapping[str, str], body: bytes, delivery_id: str) -> Delivery: ...
+    def parse(self, headers: Headers, body: bytes, delivery_id: str) -> Delivery: ...
 
 
-def detect(headers: Mapping[str, str]) -> Forge:
-    """The forge that these headers (looked up without regard to case) are of."""
+def detect(headers: Headers) -> Forge:
+    """The forge that these headers are of."""
     for header, name in _UNSUPPORTED:
         if header in headers:
             raise UsageError(
@@ -65,7 +66,7 @@ def sign(body: bytes, secret: bytes) -> str:
     return "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
 
 
-def verify(forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes]) -> bool:
+def verify(forge: Forge, headers: Headers, body: bytes, secrets: Sequence[bytes]) -> bool:
     """Whether the raw body was signed with one of the secrets.
 
     The whole header is compared, prefix included, as bytes and in constant time; each secret is tried whatever the
@@ -80,7 +81,7 @@ def verify(forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Seque
     return genuine
 
 
-def delivery_id(forge: Forge, headers: Mapping[str, str]) -> str:
+def delivery_id(forge: Forge, headers: Headers) -> str:
     """The sender's id of this delivery, "" when it gave none."""
     value = headers.get(forge.DELIVERY_HEADER, "")
     if value and not _DELIVERY_ID.fullmatch(value):

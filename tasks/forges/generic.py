@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from tasks.forges.event import Delivery, PayloadError, PushEvent, decode_object, read_change, read_repository
+from tasks.forges.event import Delivery, Headers, PayloadError, PushEvent, decode_object, read_change, read_repository
 from tasks.refs import shown
 
 NAME = "generic"
@@ -14,7 +12,7 @@ MEMBERS = frozenset({"ref", "after", "before", "repository"})
 ZERO = "0" * 40
 
 
-def parse(headers: Mapping[str, str], body: bytes, delivery_id: str) -> Delivery:
+def parse(headers: Headers, body: bytes, delivery_id: str) -> Delivery:
     """What a verified delivery says; members that are not ours are refused, lest a forge's payload be misread."""
     payload = decode_object(body)
     if unknown := sorted(set(payload) - MEMBERS):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 from tasks.forges.event import (
     Delivery,
+    Headers,
     Ignored,
     PayloadError,
     Ping,
@@ -24,7 +24,7 @@ DELIVERY_HEADER = "X-GitHub-Delivery"
 EVENT_HEADER = "X-GitHub-Event"
 
 
-def parse(headers: Mapping[str, str], body: bytes, delivery_id: str) -> Delivery:
+def parse(headers: Headers, body: bytes, delivery_id: str) -> Delivery:
     """What a verified delivery says. Only `push` builds: `create` and `delete` come in addition to it."""
     event = headers.get(EVENT_HEADER, "")
     payload = decode_object(_json_of(headers, body))
@@ -51,7 +51,7 @@ def parse(headers: Mapping[str, str], body: bytes, delivery_id: str) -> Delivery
     )
 
 
-def _json_of(headers: Mapping[str, str], body: bytes) -> bytes:
+def _json_of(headers: Headers, body: bytes) -> bytes:
     """The JSON in the body; a form carries it as `payload` (content_type "form" of the hook's settings).
 
     The form is read from the raw bytes that were verified, not by the web framework, whose reader consumes them and
