@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
@@ -87,8 +89,9 @@ def add_task(app: Celery, runner: BuildRunner) -> None:
             logger.warning("a message without a build's id was dropped")
 
 
-def main() -> int:
-    """`python -m tasks.worker`: a worker of the environment's settings."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`pushwright worker`, `python -m tasks.worker`: a worker of the environment's settings."""
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # builds run in namespaces of their own whoever starts the worker, and nothing but JSON is ever decoded
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -97,10 +100,32 @@ def main() -> int:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         vault = open_vault(settings.secret_key, settings.secret_key_file or settings.data_dir / "secret.key")
         collaborators = ProjectBuilds(settings, Projects(connect(settings.redis_url), vault))
+        if options.ready_file is not None:
+            _tell_when_ready(options.ready_file)
         return run_worker(settings, collaborators, lambda: clean_store(settings))
     except PushwrightError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pushwright worker",
+        description="Run builds that are queued in REDIS_URL; settings come from the environment.",
+    )
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="FILE", help="a file that is made once this worker takes builds"
+    )
+    return parser
+
+
+def _tell_when_ready(file: Path) -> None:
+    file.unlink(missing_ok=True)
+
+    def tell(**_: object) -> None:
+        file.touch(mode=0o600)
+
+    signals.worker_ready.connect(tell, weak=False)
 
 
 if __name__ == "__main__":
