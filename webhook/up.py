@@ -258,7 +258,7 @@ def _web(place: Place, environment: Mapping[str, str]) -> Service:
     descriptor = place.listener.fileno()
     command = ChildCommand(
         name="web",
-        arguments=(*module_arguments("webhook.serve"), "--bind", f"fd://{descriptor}"),
+        arguments=(*module_arguments("webhook.serve"), "--fd", str(descriptor)),
         environment=environment,
         directory=place.empty,
         log=place.log("web"),
