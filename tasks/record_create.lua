@@ -1,5 +1,6 @@
 -- ARGV: random part of the id, project, repository, commit, config digest, request JSON, tags JSON, force (1 or 0),
---       milliseconds until an unclaimed build is announced again, key of the unique combination, states of no image
+--       milliseconds until an unclaimed build is announced again, key of the unique combination, final
+--       states other than success
 -- gives {id, 1 when a build was made}
 local random, project, repository, commit = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local wanted_tags, force, unique, fruitless_states = ARGV[7], ARGV[8] == '1', ARGV[10], ARGV[11]
@@ -51,7 +52,8 @@ local image, rebuild, tags = '', nil, wanted_tags
 if existing and not force then
   local present = cjson.decode(field(existing, 'tags'))
   local fresh = lacking(present, cjson.decode(wanted_tags))
-  if #fresh == 0 then return {existing, 0} end
+  -- a build that ended without success stays as it is; its rebuild brings tag requests of its own
+  if #fresh == 0 or among(fruitless_states, field(existing, 'state')) then return {existing, 0} end
   if field(existing, 'state') ~= 'succeeded' then
     redis.call('HSET', BUILD .. existing, 'tags', cjson.encode(merged(present, fresh)))
     return {existing, 0}
