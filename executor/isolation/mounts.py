@@ -123,10 +123,15 @@ class MountPoints:
                 flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(name, flags, 0o644, dir_fd=directory))
             os.chown(name, ID_SHIFT, ID_SHIFT, dir_fd=directory, follow_symlinks=False)
+            if not keep:
+                # the name without links, as the layer's own directory has it
+                self.created.append(posixpath.join(self._path_of(directory), name))
         finally:
             os.close(directory)
-        if not keep:
-            self.created.append(posixpath.join(parent, name))
+
+    def _path_of(self, directory: int) -> str:
+        root, found = (os.readlink(f"/proc/self/fd/{item}") for item in (self._root, directory))
+        return found.removeprefix(root) or "/"
 
 
 @dataclass(frozen=True, slots=True)

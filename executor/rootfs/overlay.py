@@ -73,3 +73,15 @@ class Overlays:
         finally:
             syscalls.umount(str(target))
             target.rmdir()
+
+    @contextlib.contextmanager
+    def writable(self, layers: Sequence[Path], upper: Path) -> Iterator[Path]:
+        """The merged tree of `layers` and `upper` (an empty directory, topmost), where every change goes to `upper`."""
+        target, work = self.new_directory("root"), self.new_directory("work", mode=0o700)
+        options = f"lowerdir={':'.join(self.lowers(layers))},upperdir={upper},workdir={work},userxattr"
+        syscalls.mount("overlay", str(target), "overlay", 0, options)
+        try:
+            yield target
+        finally:
+            syscalls.umount(str(target))
+            target.rmdir()

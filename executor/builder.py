@@ -1,0 +1,258 @@
+"""A build inside the builder's namespaces: context, plan, stages, image, push."""
+
+from __future__ import annotations
+
+import os
+import platform as host
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from executor.context.directory import DirectorySource
+from executor.context.ignore import IgnoreRules
+from executor.dockerfile.parse import parse
+from executor.dockerfile.support import require_supported
+from executor.isolation.runner import HOSTNAME, Runner
+from executor.isolation.sandbox import LINKS_PATH
+from executor.oci import (
+    CONFIG_DOCKER,
+    CONFIG_OCI,
+    MANIFEST_DOCKER,
+    MANIFEST_OCI,
+    Descriptor,
+    Manifest,
+    Platform,
+)
+from executor.plan import Plan, make_plan
+from executor.progress import Observer
+from executor.push import FinishedImage, Pusher
+from executor.reference import Reference
+from executor.registry.client import RegistryClient
+from executor.rootfs.contained import Root
+from executor.rootfs.overlay import Overlays
+from executor.spec import BuildResult, BuildSpec, DirectoryContext
+from executor.steps.base import BaseImages
+from executor.steps.files import CopySource
+from executor.steps.run import CommandSteps
+from executor.steps.snapshot import Snapshots
+from executor.steps.stage import StageBuilder, Steps
+from executor.steps.state import StageState
+from executor.store import Store
+
+LEVEL = "userns"
+# what --reproducible clamps to without SOURCE_DATE_EPOCH: 1980-01-01, the earliest time that FAT and zip can hold
+REPRODUCIBLE_EPOCH = 315_532_800
+REVISION = "org.opencontainers.image.revision"
+CREATED = "org.opencontainers.image.created"
+_HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """The build context as it was found; commit and time where it is a commit."""
+
+    source: DirectorySource
+    commit: str = ""
+    commit_time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """What the builder's process has for running commands."""
+
+    runner: Runner
+    id_map: str
+
+
+def build(spec: BuildSpec, *, build_id: str, id_map: str, runner: Runner, observer: Observer) -> BuildResult:
+    """Build and push what `spec` asks for.
+
+    Raises `PushwrightError`s that say who can fix it. The image's blobs are in the store afterwards.
+    """
+    store = Store.open(Path(spec.store))
+    with RegistryClient(spec.registries, proxies=spec.proxies) as client:
+        work = store.work_dir(build_id)
+        return _Build(spec, store, client, work, observer).run(_Cell(runner, id_map))
+
+
+class _Build:
+    def __init__(self, spec: BuildSpec, store: Store, client: RegistryClient, work: Path, observer: Observer) -> None:
+        self._spec = spec
+        self._store = store
+        self._client = client
+        self._work = work
+        self._observer = observer
+        self._steps = Steps(observer)
+        self._images = BaseImages(client, store, observer)
+
+    def run(self, cell: _Cell) -> BuildResult:
+        spec = self._spec
+        host_platform = Platform.from_text(f"linux/{host.machine()}")
+        platform = Platform.from_text(spec.platform) if spec.platform else host_platform
+        self._observer(
+            "build-started", level=LEVEL, snapshotter="overlay", platform=str(platform), network=spec.network
+        )
+        # wrong destinations are told before any work is done
+        destinations = [Reference.parse(text) for text in spec.destinations]
+        context = self._open_context()
+        created = self._created(context)
+        plan, rules = self._plan(context, platform, host_platform)
+        state = self._build_stages(plan, context.source, rules, created, cell)
+        image = self._finish(plan, state, context, created)
+        for destination in destinations:
+            with self._steps.step(f"push {destination}") as step:
+                Pusher(self._client, self._store, self._observer).push(image, destination, step=step)
+        return self._result(image, plan, context, destinations)
+
+    # --- before the stages ---
+
+    def _open_context(self) -> _Context:
+        context = self._spec.context
+        if isinstance(context, DirectoryContext):
+            return _Context(DirectorySource(Path(context.path), context.sub_path))
+        from executor.context.git import fetch_commit
+
+        with self._steps.step(f"fetch commit {context.commit}") as step:
+            checkout = fetch_commit(
+                context,
+                self._work / "context",
+                lambda item, done, total: self._observer(
+                    "step-progress", step=step, what="clone", item=item, done_bytes=done, total_bytes=total
+                ),
+                lambda code, message: self._observer("warning", code=code, message=message),
+            )
+        source = DirectorySource(checkout.path, context.sub_path)
+        return _Context(source, checkout.commit, checkout.commit_time)
+
+    def _created(self, context: _Context) -> int:
+        """The image's time: asked for, else the commit's, else fixed when reproducible, else now."""
+        epoch = self._spec.build_args.get("SOURCE_DATE_EPOCH", "")
+        for moment in (self._spec.created, int(epoch) if epoch.isascii() and epoch.isdigit() else None):
+            if moment is not None:
+                return moment
+        if self._spec.reproducible:
+            return REPRODUCIBLE_EPOCH
+        return int(time.time()) if context.commit_time is None else context.commit_time
+
+    def _plan(self, context: _Context, platform: Platform, host_platform: Platform) -> tuple[Plan, IgnoreRules]:
+        found = context.source.read_dockerfile(self._spec.dockerfile)
+        dockerfile = parse(found.data, found.path)
+        require_supported(dockerfile)
+        ignored = context.source.read_ignore(self._spec.dockerfile)
+        rules = IgnoreRules()
+        if ignored is not None:
+            rules = IgnoreRules.parse(ignored.data.decode("utf-8", "surrogateescape"), ignored.path)
+        plan = make_plan(
+            dockerfile,
+            target=self._spec.target,
+            build_args=self._spec.build_args,
+            platform=platform,
+            build_platform=host_platform,
+        )
+        for warning in dockerfile.warnings:
+            place = {"file": warning.location.file, "line": warning.location.line}
+            self._observer("warning", code=warning.code, message=warning.message, **place)
+        for name in plan.unused_build_args:
+            self._observer("warning", code="build-arg-unused", message=f"no ARG declares the build argument {name}")
+        return plan, rules
+
+    # --- the stages ---
+
+    def _build_stages(
+        self, plan: Plan, source: DirectorySource, rules: IgnoreRules, created: int, cell: _Cell
+    ) -> StageState:
+        spec = self._spec
+        snapshots = Snapshots(
+            self._store,
+            Overlays(self._work, Path(LINKS_PATH)),
+            docker_format=spec.image_format == "docker",
+            level=spec.compression_level,
+            clamp_mtime=created if spec.reproducible else None,
+        )
+        commands = CommandSteps(
+            cell.runner,
+            snapshots,
+            id_map=cell.id_map,
+            network=spec.network,
+            proxies=spec.proxies,
+            output_limit_bytes=spec.limits.step_output_bytes,
+            open_files=spec.limits.open_files,
+            processes=spec.limits.processes,
+            name_files=self._name_files(),
+        )
+        states: dict[int, StageState] = {}
+        with source.open_root() as descriptor, Root(os.dup(descriptor)) as root:
+            stages = StageBuilder(
+                plan=plan,
+                steps=self._steps,
+                images=self._images,
+                snapshots=snapshots,
+                commands=commands,
+                context=CopySource(root, rules),
+                created=_rfc3339(created),
+                observer=self._observer,
+            )
+            for planned in plan.stages:
+                states[planned.stage.index] = stages.build(planned, states)
+        return states[plan.target.stage.index]
+
+    def _name_files(self) -> dict[str, str]:
+        """What steps see as /etc/hosts and /etc/resolv.conf, as BuildKit makes them."""
+        hosts, resolver = self._work / "hosts", self._work / "resolv.conf"
+        hosts.write_text(_HOSTS, encoding="ascii")
+        try:
+            resolver.write_bytes(Path("/etc/resolv.conf").read_bytes())
+        except FileNotFoundError:
+            resolver.write_bytes(b"")
+        return {"/etc/hosts": str(hosts), "/etc/resolv.conf": str(resolver)}
+
+    # --- after the stages ---
+
+    def _finish(self, plan: Plan, state: StageState, context: _Context, created: int) -> FinishedImage:
+        """The image's config and manifest, put into the store."""
+        named = self._named(context, created)
+        labels = {**state.config.config.labels, **named, **self._spec.labels}
+        state = state.configured(labels=labels)
+        config = replace(state.config, platform=plan.platform, created=_rfc3339(created)).encode()
+        docker = self._spec.image_format == "docker"
+        config_descriptor = Descriptor(
+            CONFIG_DOCKER if docker else CONFIG_OCI, self._store.put_blob(config), len(config)
+        )
+        manifest = Manifest(
+            config=config_descriptor,
+            layers=tuple(layer.descriptor for layer in state.layers),
+            media_type=MANIFEST_DOCKER if docker else MANIFEST_OCI,
+            # Docker's manifests have no annotations
+            annotations={} if docker else {**named, **self._spec.annotations},
+        ).encode()
+        descriptor = Descriptor(
+            MANIFEST_DOCKER if docker else MANIFEST_OCI, self._store.put_blob(manifest), len(manifest)
+        )
+        return FinishedImage(descriptor, manifest, config_descriptor, state.layers)
+
+    @staticmethod
+    def _named(context: _Context, created: int) -> dict[str, str]:
+        """What an image of a commit says about itself (image-spec, annotations, "Pre-Defined Annotation Keys")."""
+        return {REVISION: context.commit, CREATED: _rfc3339(created)} if context.commit else {}
+
+    def _result(
+        self, image: FinishedImage, plan: Plan, context: _Context, destinations: Iterable[Reference]
+    ) -> BuildResult:
+        return BuildResult(
+            digest=str(image.manifest.digest),
+            size=image.manifest.size,
+            media_type=image.manifest.media_type,
+            manifest=image.manifest_bytes.decode(),
+            config_digest=str(image.config.digest),
+            platform=str(plan.platform),
+            pushed=tuple(str(item) for item in destinations),
+            base_images=self._images.digests(),
+            commit_time=context.commit_time,
+            isolation=LEVEL,
+        )
+
+
+def _rfc3339(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
