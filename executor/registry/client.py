@@ -198,17 +198,21 @@ class RegistryClient:
         places = (push_endpoint(reference),) if direct else self._mirrors.pull_endpoints(reference)
         with self._lock:
             first = None if direct else self._answered.get(reference.name)
-        ordered = sorted(places, key=lambda place: place != first)
-        for place in ordered[:-1]:
+        *others, last = sorted(places, key=lambda place: place != first)
+
+        def ask_at(place: Endpoint, policy: RetryPolicy) -> T:
+            answer = ask(place, policy)
+            if not direct:
+                with self._lock:
+                    self._answered[reference.name] = place
+            return answer
+
+        for place in others:
             try:
-                answer = ask(place, self._retry.but_at_most(MIRROR_RETRIES))
+                return ask_at(place, self._retry.but_at_most(MIRROR_RETRIES))
             except (RegistryNotFoundError, RegistryUnavailableError, RegistryAuthError) as error:
                 _log.warning("%s; trying the next place", error.message)
-                continue
-            with self._lock:
-                self._answered[reference.name] = place
-            return answer
-        return ask(ordered[-1], self._retry)
+        return ask_at(last, self._retry)
 
     def _watch(self, what: str, descriptor: Descriptor, progress: Progress | None) -> Progress:
         if progress is not None:

@@ -179,7 +179,12 @@ class Transport:
 
     def moved(self, request: Request, location: str) -> Request:
         """`request` to where a server sent us; without `Authorization` unless the origin is the same."""
-        url = urljoin(request.url, location)
+        try:
+            url = urljoin(request.url, location)
+        except ValueError as error:
+            raise RegistryError(
+                f"{request.doing}: the registry names a place that is no URL: {error}", code="url-invalid"
+            ) from error
         asked, target = Origin.of_url(request.url), Origin.of_url(url)
         if target.scheme == "http" and target != asked and not self.rules.allows_http(target, asked):
             raise RegistryError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import json
 import re
 import secrets
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -42,13 +44,18 @@ class Seen:
 
 @dataclass(slots=True)
 class Answer:
-    """What the server says. `cut_after` bytes of body the connection is closed; `endless` never ends the body."""
+    """What the server says.
+
+    After `cut_after` bytes of body the connection is closed; `endless` repeats the body until the client hangs up;
+    `unmeasured` leaves the length out.
+    """
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut_after: int | None = None
     endless: bool = False
+    unmeasured: bool = False
 
 
 Behaviour = Callable[[Seen, Answer], Answer]
@@ -65,7 +72,7 @@ def error(status: int, code: str, message: str = "", **headers: str) -> Answer:
 class _Rule:
     method: str
     path: re.Pattern[str]
-    behaviour: Behaviour
+    behaviour: Behaviour | Answer
     times: int
 
 
@@ -78,6 +85,7 @@ class FakeRegistry:
         self.tags: dict[str, dict[str, str]] = {}
         self.seen: list[Seen] = []
         self.origin = ""
+        self.connections = 0
         self.username = ""
         self.password = ""
         self.identity_token = ""
@@ -96,12 +104,11 @@ class FakeRegistry:
     def misbehave(self, method: str, path: str, behaviour: Behaviour | Answer, *, times: int = 1 << 30) -> None:
         """Answer the next `times` requests of `method` whose path matches `path` by `behaviour`.
 
-        A behaviour gets the request and the answer that would be right, and gives the one to send.
+        A fixed answer is given without doing what was asked. A function gets the request and, after the request was
+        obeyed, the answer that would be right; it gives the one to send.
         """
-        fixed = behaviour if isinstance(behaviour, Answer) else None
-        given: Behaviour = (lambda _seen, _right: fixed) if fixed else behaviour  # type: ignore[assignment]
         with self._lock:
-            self._rules.append(_Rule(method, re.compile(path), given, times))
+            self._rules.append(_Rule(method, re.compile(path), behaviour, times))
 
     def add_blob(self, repository: str, data: bytes) -> Digest:
         digest = Digest.of(data)
@@ -134,8 +141,10 @@ class FakeRegistry:
             )
             if rule:
                 rule.times -= 1
+                if isinstance(rule.behaviour, Answer):
+                    return copy.deepcopy(rule.behaviour)
             right = self._route(seen)
-        return rule.behaviour(seen, right) if rule else right
+        return rule.behaviour(seen, right) if rule and callable(rule.behaviour) else right
 
     def _route(self, seen: Seen) -> Answer:
         parts = urlsplit(seen.path)
@@ -149,13 +158,13 @@ class FakeRegistry:
         if refused := self._refusal(seen, repository, query):
             return refused
         handlers: dict[tuple[str, str], Callable[[], Answer]] = {
-            ("GET", "manifests"): lambda: self._get_manifest(repository, name),
-            ("HEAD", "manifests"): lambda: self._get_manifest(repository, name),
+            ("GET", "manifests"): lambda: self.get_manifest(repository, name),
+            ("HEAD", "manifests"): lambda: self.get_manifest(repository, name),
             ("PUT", "manifests"): lambda: self._put_manifest(repository, name, seen),
             ("DELETE", "manifests"): lambda: self._delete_manifest(repository, name),
             ("GET", "blobs"): lambda: self._get_blob(repository, name, seen),
             ("HEAD", "blobs"): lambda: self._get_blob(repository, name, seen),
-            ("POST", "blobs/uploads"): lambda: self._begin_upload(repository, query),
+            ("POST", "blobs/uploads"): lambda: self.begin_upload(repository, query),
             ("PUT", "blobs/uploads"): lambda: self._end_upload(repository, name, query, seen),
             ("DELETE", "blobs/uploads"): lambda: self._cancel_upload(name),
             ("GET", "tags"): lambda: self._list_tags(repository, query),
@@ -206,7 +215,8 @@ class FakeRegistry:
         key = "access_token" if seen.method == "POST" else "token"
         return _json({key: token, "expires_in": 300})
 
-    def _get_manifest(self, repository: str, name: str) -> Answer:
+    def get_manifest(self, repository: str, name: str) -> Answer:
+        """The answer that is right for a manifest."""
         digest = self.tags.get(repository, {}).get(name, name)
         if digest not in self.manifests.get(repository, {}):
             return error(404, "MANIFEST_UNKNOWN")
@@ -248,7 +258,8 @@ class FakeRegistry:
             return error(416, "RANGE_INVALID")
         return Answer(206, {**headers, "Content-Range": f"bytes {begins}-{len(data) - 1}/{len(data)}"}, data[begins:])
 
-    def _begin_upload(self, repository: str, query: Mapping[str, str]) -> Answer:
+    def begin_upload(self, repository: str, query: Mapping[str, str] = MappingProxyType({})) -> Answer:
+        """The answer that is right for the beginning of an upload, or for a mount."""
         mounted = self.blobs.get(query.get("from", ""), {}).get(query.get("mount", ""))
         if mounted is not None:
             digest = self.add_blob(repository, mounted)
@@ -314,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        if answer.endless:
+        if answer.endless or answer.unmeasured:
             self.close_connection = True
         elif "Content-Length" not in answer.headers and "Transfer-Encoding" not in answer.headers:
             self.send_header("Content-Length", str(len(answer.body)))
@@ -345,6 +356,7 @@ class _Server(ThreadingHTTPServer):
             self._context.load_cert_chain(tls.certificate, tls.key)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
+        self.registry.connections += 1
         # the handshake belongs to the connection's own thread, so that a client that never ends it blocks nobody
         if self._context:
             try:
