@@ -220,7 +220,7 @@ _INSIDE = "**/"
 
 def _irregular_steps(units: Sequence[Unit]) -> tuple[Unit, ...]:
     """The units with each `**` as two places: before it, and inside it until a slash."""
-    plain = all(not unit.wildcard for unit in units[1:])
+    plain = not any(unit.wildcard or unit.regex.startswith(("[", "(?")) for unit in units[1:])
     steps: list[Unit] = []
     for number, unit in enumerate(units):
         if unit.wildcard != _DIRECTORIES:

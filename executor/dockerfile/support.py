@@ -6,7 +6,7 @@ import re
 from typing import NoReturn
 
 from executor.dockerfile.instructions import Add, Copy, Dockerfile, Instruction, Run
-from executor.errors import DockerfileError
+from executor.errors import DockerfileError, Location
 
 _OCTAL_MODE = re.compile(r"[0-7]{1,4}")
 
@@ -39,9 +39,21 @@ def _check_copy(copy: Copy) -> None:
         _refuse(copy, "COPY --exclude", "list the paths in .dockerignore, or remove them in the stage copied from")
     if copy.heredocs:
         _refuse(copy, "a here-document in COPY", "put the text into a file of the build context")
-    # a mode with a variable is checked when it is expanded
-    if copy.chmod and "$" not in copy.chmod and not _OCTAL_MODE.fullmatch(copy.chmod.strip("\"'")):
-        _refuse(copy, f"COPY --chmod={copy.chmod[:40]}", "give the mode as up to four octal digits, such as 755")
+    # a mode with a variable is checked when it has been expanded
+    if copy.chmod and "$" not in copy.chmod:
+        octal_mode(copy.chmod, copy.location)
+
+
+def octal_mode(text: str, location: Location) -> int:
+    """The mode that an expanded `--chmod` gives; `DockerfileError` for anything but octal digits."""
+    if not _OCTAL_MODE.fullmatch(text):
+        raise DockerfileError(
+            f"--chmod={text[:40]} is not supported yet: expected up to four octal digits",
+            code="dockerfile-unsupported",
+            location=location,
+            hint="give the mode as a number, such as 755",
+        )
+    return int(text, 8)
 
 
 def _check_run(run: Run) -> None:

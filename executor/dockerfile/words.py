@@ -15,6 +15,7 @@ from executor.errors import DockerfileError, Location
 # Go's unicode.IsSpace; str.isspace would add the ASCII separators U+001C to U+001F
 SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _SPACES = frozenset(SPACE)
+_LEXED = frozenset("$'\"<")
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
 
 NESTING_LIMIT = 100
@@ -46,6 +47,9 @@ class Expander:
 
     def expand(self, word: str, env: Mapping[str, str], location: Location | None = None) -> str:
         """The text that `word` stands for."""
+        # most words are plain, and so need no lexing
+        if self._escape not in word and _LEXED.isdisjoint(word):
+            return word
         return self._process(word, env, location)[0]
 
     def expand_words(self, word: str, env: Mapping[str, str], location: Location | None = None) -> list[str]:
