@@ -79,23 +79,20 @@ def serve(settings: Settings, *, listen: str, descriptor: int | None = None, thr
     """Answers at `listen` (`host:port` or `unix:/path`), or on a listening socket that was handed over."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     token = read_token(settings)
-    bind, listener = _bound(listen, descriptor, token)
-    try:
-        Server(settings, _gunicorn_options(bind, threads), streams=max(1, threads // 2)).run()
-    finally:
-        if listener is not None:
-            listener.close()
+    bind = _bound(listen, descriptor, token)
+    Server(settings, _gunicorn_options(bind, threads), streams=max(1, threads // 2)).run()
 
 
-def _bound(listen: str, descriptor: int | None, token: str) -> tuple[str, socket.socket | None]:
+def _bound(listen: str, descriptor: int | None, token: str) -> str:
     """What gunicorn is told to bind; refused where others reach it without a token."""
     if listen.startswith("unix:") and descriptor is None:
-        return listen, None
+        return listen
     listener = socket.socket(fileno=descriptor) if descriptor is not None else _listen(listen, token)
     if listener.family != socket.AF_UNIX:
         check_bind(listener.getsockname()[0], token)
         _limit_waiting(listener)
-    return f"fd://{listener.fileno()}", listener
+    # gunicorn makes it its own, and closes this descriptor
+    return f"fd://{listener.detach()}"
 
 
 def _listen(text: str, token: str) -> socket.socket:
