@@ -24,6 +24,7 @@ from typing import BinaryIO, Literal, Self
 from urllib.parse import urljoin, urlsplit
 
 from executor.context.hosts import DEFAULT_PORTS
+from executor.context.printable import printable
 
 CONNECT_SECONDS = 15.0
 CHUNK_BYTES = 256 * 1024
@@ -85,7 +86,7 @@ class GivenUpError(Exception):
 
     def __init__(self, kind: FailureKind, message: str, status: int = 0) -> None:
         super().__init__(message)
-        self.failure = Failure(kind, message, status)
+        self.failure = Failure(kind, printable(message), status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +226,17 @@ class Gateway:
 
     def _redirected(self, path: str, answer: http.client.HTTPResponse) -> str:
         """Where the answer redirects to, as a URL of the gateway; only the same origin will do."""
-        target = urljoin(self._origin.url + path, answer.getheader("Location", ""))
+        location = answer.getheader("Location", "")
+        if not location:
+            raise GivenUpError("redirect", "it redirects to nowhere")
         try:
-            parts = urlsplit(target)
+            parts = urlsplit(urljoin(self._origin.url + path, location))
             found = (parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme), parts.username)
         except ValueError:
-            found = ("", "", 0, None)
+            raise GivenUpError("redirect", "it redirects to what is no URL") from None
         if found != (self._origin.scheme, self._origin.host, self._origin.port, None):
             shown = f"{found[0]}://{found[1]}:{found[2]}"
-            raise GivenUpError("redirect", f"it redirects to {shown[:200]}")
+            raise GivenUpError("redirect", f"it redirects to {shown}")
         return self.url(parts.path) + (f"?{parts.query}" if parts.query else "")
 
     def _dial(self) -> socket.socket:
@@ -322,4 +325,4 @@ def _connection_failure(error: Exception | None) -> GivenUpError:
     if isinstance(error, TimeoutError):
         return GivenUpError("timeout", "no connection was made in time")
     reason = getattr(error, "strerror", None) or (f"{type(error).__name__}: {error}" if error else "no address")
-    return GivenUpError("unreachable", f"the connection failed: {str(reason)[:200]}")
+    return GivenUpError("unreachable", f"the connection failed: {reason}")

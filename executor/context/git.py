@@ -19,6 +19,7 @@ from executor.context.gateway import Bounds, Failure, Gateway, Origin
 from executor.context.hosts import CloneUrl, Lookup, check_clone_url, parse_clone_url, resolve_host
 from executor.context.libgit2 import prepare_library
 from executor.context.local import open_local_repository
+from executor.context.printable import printable
 from executor.context.revision import check_commit, check_ref
 from executor.context.tree import OnProgress, OnWarning, TreeLimits, TreeWriter
 from executor.errors import DiskFullError, GitError, HostError
@@ -39,6 +40,7 @@ _DEPTHS = (1, 64, 0)
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: what RFC 3339 can still write
 _PROGRESS_SECONDS = 0.25
 _FETCHED = "refs/pushwright"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def _fetch_remote(fetch: _Fetch, origin: Origin, work: Path) -> pygit2.Repositor
             break
         if _is_reachable(repository, context.commit):
             return repository
-        shutil.rmtree(repository.path)
+        shutil.rmtree(repository.path, ignore_errors=True)
     raise fetch.not_found()
 
 
@@ -141,9 +143,9 @@ def _attempt(
     import pygit2
 
     bounds = Bounds(fetch.context.timeout_seconds, fetch.deadline, fetch.limits.transfer_bytes)
-    repository = pygit2.init_repository(path, bare=True)
     with Gateway(origin, bounds) as gateway:
         try:
+            repository = pygit2.init_repository(path, bare=True)
             # anonymous: nothing of it is written to the repository's configuration
             remote = repository.remotes.create_anonymous(gateway.url(fetch.url.path))
             remote.fetch(refspecs, callbacks=_callbacks(fetch), depth=depth)
@@ -154,9 +156,12 @@ def _attempt(
                 raise _transfer_error(fetch, Failure("timeout", "it was silent for too long")) from error
             if isinstance(error, OSError):
                 raise _os_failure(error) from error
+            # libgit2 has no code of its own for this, only strerror's words
+            if any(os.strerror(number) in str(error) for number in _FULL):
+                raise DiskFullError("no space left while fetching the commit") from error
             if needed:
                 message = str(error).replace(gateway.url(""), origin.url)
-                raise GitError(f"git server {fetch.url.place}: {message[:300]}", code="git-failed") from error
+                raise GitError(f"git server {fetch.url.place}: {printable(message, 300)}", code="git-failed") from error
             return None
     return repository
 
@@ -304,7 +309,7 @@ def _fresh_directory(path: Path) -> Iterator[int]:
 
 
 def _os_failure(error: OSError) -> HostError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in _FULL:
         return DiskFullError("no space left while fetching the commit")
     return HostError(f"checkout: {error.filename or 'a file'}: {error.strerror}", code="git-checkout-failed")
 

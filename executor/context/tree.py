@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from executor.context.printable import printable
 from executor.errors import DiskFullError, GitError, HostError, PushwrightError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class TreeWriter:
         try:
             self._write_directory(tree, root, b"", depth=1)
         except (pygit2.GitError, KeyError, ValueError) as error:
-            raise _refused(f"an object of it is missing or damaged: {error}") from error
+            raise _refused(f"an object of it is missing or damaged: {printable(str(error))}") from error
         self._on_progress("files", self._bytes, self._bytes)
         self._warn()
 
@@ -200,6 +201,4 @@ def _refused(message: str, where: bytes = b"") -> GitError:
 
 
 def _shown(path: bytes) -> str:
-    text = path.decode("utf-8", "backslashreplace")
-    printable = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
-    return printable if len(printable) <= 200 else f"…{printable[-200:]}"
+    return printable(path.decode("utf-8", "backslashreplace"))
