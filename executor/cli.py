@@ -16,7 +16,7 @@ from typing import Any
 
 from executor.errors import PushwrightError, UsageError
 from executor.isolation.supervisor import Control
-from executor.progress import EventWriter, Masker, Observer, error_fields
+from executor.progress import ENVELOPE, EventWriter, Masker, Observer, error_fields
 from executor.spec import BuildSpec, Credential, DirectoryContext, RegistryOptions
 
 SPEC_LIMIT_BYTES = 16 * 1024 * 1024
@@ -168,7 +168,7 @@ def _run(spec: BuildSpec, observer: Observer, control: Control) -> int:
     from executor.launch import launch
 
     event = launch(spec, observer, control)
-    fields = {key: value for key, value in event.items() if key not in {"v", "seq", "ts", "type"}}
+    fields = {key: value for key, value in event.items() if key not in ENVELOPE}
     observer(event["type"], **fields)
     return 0 if event["type"] == "result" else int(fields.get("exit_status", 3))
 

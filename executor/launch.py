@@ -16,8 +16,8 @@ from executor.errors import ContextError, DiskFullError, HostError, PushwrightEr
 from executor.isolation import idmap, sandbox, syscalls
 from executor.isolation.runner import Runner
 from executor.isolation.supervisor import Cell, Control, Supervision
-from executor.progress import EventWriter, Masker, Observer, error_fields
-from executor.spec import BuildSpec, DirectoryContext
+from executor.progress import ENVELOPE, EventWriter, Masker, Observer, error_fields
+from executor.spec import BuildResult, BuildSpec, DirectoryContext
 from executor.store import Store
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -50,7 +50,14 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
         try:
             binds = sandbox.builder_binds(str(location), context, _git_binds(spec))
             body = _body(_seen_from_inside(spec), build_id, plan)
-            return Supervision(control, observer).run(Cell(plan, root, binds), body)
+            event = Supervision(control, observer).run(Cell(plan, root, binds), body)
+            if event["type"] == "result":
+                # needed after the build only, and by no build that fails
+                from executor.export import export
+
+                result = BuildResult.from_json({key: event[key] for key in event.keys() - ENVELOPE})
+                export(spec, result, store)
+            return event
         finally:
             _remove_root(root)
             store.remove_work_dir(build_id)

@@ -29,6 +29,8 @@ from typing import Any, Protocol
 from executor.errors import PushwrightError, UsageError
 
 EVENT_VERSION = 1
+# the fields that every event has
+ENVELOPE = frozenset({"v", "seq", "ts", "type"})
 EVENT_TYPES = frozenset(
     {
         "build-started",

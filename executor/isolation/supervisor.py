@@ -21,7 +21,7 @@ from typing import Any
 from executor.errors import BuildCancelledError, BuildDeadlineError, HostError, PushwrightError
 from executor.isolation import idmap, sandbox
 from executor.isolation.runner import Runner, spawn_runner
-from executor.progress import EVENT_LIMIT_BYTES, Observer, error_fields, parse_event
+from executor.progress import ENVELOPE, EVENT_LIMIT_BYTES, Observer, error_fields, parse_event
 
 BuilderBody = Callable[[Runner, Callable[[bytes], None]], int]
 RENEW = b"."
@@ -186,7 +186,7 @@ class Supervision:
             if event["type"] in {"result", "error"}:
                 self._last = event
             else:
-                fields = {key: value for key, value in event.items() if key not in {"v", "seq", "ts", "type"}}
+                fields = {key: value for key, value in event.items() if key not in ENVELOPE}
                 self._observer(event["type"], **fields)
         return rest
 
