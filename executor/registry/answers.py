@@ -54,7 +54,9 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, doing: str, *,
         return RetryLaterError(message, code="registry-rate-limited", after_seconds=retry_after(headers))
     if status == 408 or (status >= 500 and status != 501):
         return RetryLaterError(message, code="registry-unavailable", after_seconds=retry_after(headers))
-    return RegistryError(message)
+    # what Go's servers say (net/http, server.go); loopback registries are taken for plain HTTP
+    spoken_plainly = status == 400 and b"HTTP request to an HTTPS server" in body
+    return RegistryError(message, hint="it speaks TLS: give its certificate" if spoken_plainly else None)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

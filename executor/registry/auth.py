@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -62,7 +62,7 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    value: str
+    value: str = field(repr=False)
     expires: float
 
 
@@ -120,11 +120,15 @@ class Authorizer:
             return None
         basic = self._basic(endpoint)
         # a Basic answer that was refused once is refused again
-        if basic is None or not refused.anonymous:
+        if basic is None or basic == refused.authorization:
             return None
         with self._lock:
             self._schemes[origin] = None
         return basic
+
+    def has_credential(self, endpoint: Endpoint) -> bool:
+        """Whether any credential is configured for a repository."""
+        return credential_for(self._credentials, endpoint.registry, endpoint.repository) is not None
 
     def _basic(self, endpoint: Endpoint) -> str | None:
         credential = credential_for(self._credentials, endpoint.registry, endpoint.repository)

@@ -57,7 +57,11 @@ class Exchange:
             value = self._authorizer.answer(endpoint, scopes, response) if asked_by_registry else None
         if value is None:
             raise error
-        return self._transport.send(_authorized(request, value))
+        response = self._transport.send(_authorized(request, value))
+        if response.status != 401:
+            return response
+        with response:
+            raise response.refusal(anonymous=not self._authorizer.has_credential(endpoint))
 
     def expect(
         self, endpoint: Endpoint, request: Request, scopes: tuple[str, ...], statuses: Collection[int]

@@ -68,8 +68,8 @@ class Request:
     method: str
     url: str
     doing: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | Upload | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | Upload | None = field(default=None, repr=False)
     follow_redirects: bool = False
 
 
@@ -83,7 +83,7 @@ class Response:
         self.url = request.url
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self.anonymous = "Authorization" not in request.headers
+        self.authorization = request.headers.get("Authorization")
 
     def __enter__(self) -> Response:
         return self
@@ -132,8 +132,8 @@ class Response:
                 )
         return bytes(data)
 
-    def refusal(self) -> RegistryError:
-        """This answer, which is no success, as an error."""
+    def refusal(self, *, anonymous: bool = False) -> RegistryError:
+        """This answer, which is no success, as an error; `anonymous` when no credential of ours is behind it."""
         body = b""
         try:
             for chunk in self.chunks():
@@ -142,7 +142,8 @@ class Response:
                     break
         except RegistryUnavailableError as error:
             _log.debug("%s", error.message)  # the status alone has to do
-        return refusal(self.status, self.headers, body[:ERROR_BODY_LIMIT], self.doing, anonymous=self.anonymous)
+        anonymous = anonymous or self.authorization is None
+        return refusal(self.status, self.headers, body[:ERROR_BODY_LIMIT], self.doing, anonymous=anonymous)
 
 
 class Transport:
@@ -209,12 +210,11 @@ class Transport:
     def _exchange(self, request: Request) -> Response:
         origin = Origin.of_url(request.url)
         source = _Source(request.body, request.doing) if isinstance(request.body, Upload) else None
-        prepared = self._prepare(request, source)
         proxy = proxy_for(origin, self._proxies)
         read_timeout = UPLOAD_TIMEOUT_SECONDS if source else READ_TIMEOUT_SECONDS
         try:
             response = self._adapter(origin).send(
-                prepared,
+                self._prepare(request, source),
                 stream=True,
                 timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout),
                 proxies={origin.scheme: proxy} if proxy else None,

@@ -17,6 +17,10 @@ from tests.support.certificates import ServerCertificate
 
 BINARY = "/usr/bin/docker-registry"
 START_SECONDS = 20.0
+USERNAME = "pusher"
+PASSWORD = "correct horse"
+# bcrypt of the password, as `htpasswd -B` makes it: the only kind of hash that the registry reads
+HTPASSWD = "pusher:$2y$05$XxfwLBPHLZpC4KDIIODx2OfbE.Gitx2pREMmpe4M9dByH2DBRD2iO\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ def docker_registry(
 ) -> Iterator[DockerRegistry]:
     """A registry that runs until the block ends.
 
-    `htpasswd` is the text of an htpasswd file with bcrypt hashes. A given `port` lets a test stop a registry and
+    `htpasswd` is the text of an htpasswd file, such as `HTPASSWD`. A given `port` lets a test stop a registry and
     start it again at the same place.
     """
     if shutil.which(BINARY) is None:

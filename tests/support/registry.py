@@ -309,6 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
     timeout = 20
+    disable_nagle_algorithm = True
 
     def _serve(self) -> None:
         body = b""

@@ -433,6 +433,13 @@ def test_redirects_to_what_is_no_place(registry: FakeRegistry, client: RegistryC
     assert caught.value.code == "url-invalid"
 
 
+@pytest.mark.parametrize("host", [".evil", "a..b", "a" * 64 + ".io", "*", "xn--", "0x7f.1", "evil%2eio", "-"])
+def test_redirects_to_names_that_are_none(registry: FakeRegistry, client: RegistryClient, host: str) -> None:
+    registry.misbehave("GET", "/blobs/", Answer(307, {"Location": f"https://{host}:1/"}))
+    with pytest.raises(RegistryError):
+        client.fetch_blob(_reference(registry), descriptor_of(b"x"), lambda _: None)
+
+
 def test_a_plain_registry_cannot_send_us_to_other_plain_hosts(registry: FakeRegistry) -> None:
     transport = Transport(HostRules(RegistryOptions(insecure=("r.lan:5000", "store.lan"))))
     request = Request("GET", "http://r.lan:5000/v2/x/blobs/y", "fetching", {"Authorization": "Basic x"})

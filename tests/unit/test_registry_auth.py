@@ -111,6 +111,23 @@ def test_without_credentials_the_refusal_says_so(registry: FakeRegistry) -> None
         client.resolve(_reference(registry))
 
 
+def test_a_repository_that_an_anonymous_token_does_not_open(registry: FakeRegistry) -> None:
+    registry.tokens = True
+    registry.misbehave("GET", "^/token", Answer(200, {}, b'{"token": "opens-nothing"}'))
+    with _client(registry, None) as client, pytest.raises(RegistryAuthError, match="no credentials are configured"):
+        client.resolve(_reference(registry))
+
+
+def test_a_registry_that_changes_from_tokens_to_basic(registry: FakeRegistry) -> None:
+    _guard(registry, tokens=True)
+    with _client(registry) as client:
+        client.resolve(_reference(registry))
+        _guard(registry, tokens=False)
+        client.resolve(_reference(registry))
+        _guard(registry, tokens=True)
+        client.resolve(_reference(registry))
+
+
 def test_tokens_are_fetched_once_for_each_scope(registry: FakeRegistry) -> None:
     _guard(registry, tokens=True)
     with _client(registry) as client:
@@ -318,8 +335,8 @@ class _Recorder(Transport):
 class _Said(Response):
     """An answer that did not come over a network."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes, *, anonymous: bool = True) -> None:
-        self.status, self.headers, self.anonymous, self.doing, self.url = status, headers, anonymous, "asking", ""
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.authorization, self.doing, self.url = status, headers, None, "asking", ""
         self._body = body
 
     def __exit__(self, *_: object) -> None:
