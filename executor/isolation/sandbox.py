@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ STORE_PATH = "/store"
 CONTEXT_PATH = "/context"
 # short names for layer directories: mount data has 4 096 bytes for all of them
 LINKS_PATH = "/l"
+# not /tmp: a Python, a context or a repository that is there on the host is seen at its own path
+TEMPORARY_PATH = "/t"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ def _read_all(descriptor: int) -> bytes:
 def lay_out_root(root: str, binds: Iterable[Bind], symlinks: Mapping[str, str]) -> None:
     """Mount a small read-only root file system at `root`, in the launcher's mount namespace."""
     syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755,size=16m")
-    for name in ("proc", "tmp", LINKS_PATH[1:], "dev", "etc"):
+    for name in ("proc", "tmp", LINKS_PATH[1:], TEMPORARY_PATH[1:], "dev", "etc"):
         Path(root, name).mkdir(mode=0o755)
     for link, target in symlinks.items():
         Path(root + link).symlink_to(target)
@@ -252,6 +255,7 @@ def _enter_builder_namespaces(root: str, entered: int, mapped: int) -> None:
 def _mount_own_places() -> None:
     """Places that belong to the builder itself: temporary files, and short names of layers."""
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-    syscalls.mount("tmpfs", "/tmp", "tmpfs", flags, "mode=0700,size=1g")  # noqa: S108 - its own, just mounted
+    syscalls.mount("tmpfs", TEMPORARY_PATH, "tmpfs", flags, "mode=0700,size=1g")
+    tempfile.tempdir = os.environ["TMPDIR"] = TEMPORARY_PATH
     syscalls.mount("tmpfs", LINKS_PATH, "tmpfs", flags, "mode=0755,size=1m")
     os.umask(0o022)
