@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from webhook.serve import main as serve
+
 
 def main(arguments: Sequence[str]) -> int:
-    from webhook import serve
-
-    return serve.main(list(arguments))
+    return serve(arguments)
