@@ -34,7 +34,8 @@ ENVIRONMENT: Mapping[str, str] = {
 class ExecutorChild:
     """One run of the executor. Leaving the context ends it and its process group, however it stands."""
 
-    def __init__(self, command: Sequence[str], directory: Path) -> None:
+    def __init__(self, command: Sequence[str], directory: Path, *, farewell_seconds: float = FAREWELL_SECONDS) -> None:
+        self._farewell_seconds = farewell_seconds
         events_read, events_write = os.pipe2(os.O_CLOEXEC)
         control_read, control_write = os.pipe2(os.O_CLOEXEC)
         self._events = events_read
@@ -127,7 +128,7 @@ class ExecutorChild:
         if self._process.returncode is None:
             poll = select.poll()
             poll.register(self._pid_descriptor, select.POLLIN)
-            poll.poll(FAREWELL_SECONDS * 1000)
+            poll.poll(self._farewell_seconds * 1000)
             # not reaped yet, so the number still means this group
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

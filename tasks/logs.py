@@ -24,7 +24,7 @@ OPEN = "pw:logs:open"
 # a reader waits less than the client's socket timeout, and looks again
 LONGEST_WAIT_MS = 2000
 PAGE_ENTRIES = 64
-CURSOR = re.compile(r"(\d{1,20})-(\d{1,20})\.(\d{1,9})")
+CURSOR = re.compile(r"([0-9]{1,15})-([0-9]{1,15})\.([0-9]{1,9})")
 Event = Mapping[str, Any]
 
 

@@ -1,6 +1,6 @@
 -- ARGV: random part of the id, project, repository, commit, config digest, request JSON, tags JSON, force (1 or 0),
---       milliseconds until an unclaimed build is announced again, key of the unique combination, final
---       states other than success
+--       milliseconds until an unclaimed build is announced again, key of the unique combination,
+--       final states other than success
 -- gives {id, 1 when a build was made}
 local random, project, repository, commit = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local wanted_tags, force, unique, fruitless_states = ARGV[7], ARGV[8] == '1', ARGV[10], ARGV[11]
