@@ -194,11 +194,10 @@ class Store:
             if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
                 raise StoreError(f"blob {digest}: not in the store", code="blob-missing") from error
             raise StoreError(f"blob {digest}: {error.strerror}") from error
-        stream = os.fdopen(descriptor, "rb")
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            stream.close()
+            os.close(descriptor)
             raise StoreError(f"blob {digest}: not in the store", code="blob-missing")
-        return stream
+        return os.fdopen(descriptor, "rb")
 
     def blob_size(self, digest: Digest) -> int:
         with self.open_blob(digest) as stream:
