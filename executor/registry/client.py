@@ -56,8 +56,9 @@ class RegistryClient:
     """Speaks to every registry that `options` describe; safe to use from any thread, to be closed at the end.
 
     `on_progress` is called with `pull` or `push`, a blob's short digest, bytes done and bytes in all, unless a call
-    is given a `progress` of its own. `proxies` maps `http`, `https`, `all` and `no` as in the variables of that name.
-    Pulls go by mirrors; `direct` calls, tags and everything that writes go to the named registry itself.
+    is given a `progress` of its own. `proxies` maps `http`, `https`, `all` and `no`, or the variables of those names
+    (`HTTPS_PROXY`), to their values. Pulls go by mirrors; `direct` calls, tags and everything that writes go to the
+    named registry itself.
     """
 
     def __init__(

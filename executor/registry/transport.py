@@ -157,7 +157,7 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rules = rules
-        self._proxies = dict(proxies or {})
+        self._proxies = {name.lower().removesuffix("_proxy"): url for name, url in (proxies or {}).items()}
         self._clock = clock
         self._lock = threading.Lock()
         self._adapters: dict[str, _Adapter] = {}
@@ -242,31 +242,34 @@ class Transport:
     def _adapter(self, origin: Origin) -> _Adapter:
         certificate = self.rules.certificate(origin.host)
         unverified = self.rules.is_unverified(origin.host)
-        key = origin.host if certificate or unverified else ""
+        of_its_own = origin.scheme == "https" and (unverified or certificate is not None)
+        key = origin.host if of_its_own else origin.scheme
         with self._lock:
             if key not in self._adapters:
-                self._adapters[key] = _Adapter(_trust(origin.host, certificate, unverified=unverified))
+                # reading the system's authorities takes longer than a request on loopback
+                trust = None if key == "http" else _trust(origin.host, certificate, unverified=unverified)
+                self._adapters[key] = _Adapter(trust)
             return self._adapters[key]
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
     """requests' adapter with our own TLS context, and pools that wait for a free connection instead of opening more."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
+        self._pool_options = {"blocksize": CHUNK_BYTES, **({"ssl_context": context} if context else {})}
         super().__init__(pool_connections=32, pool_maxsize=CONNECTIONS_PER_HOST, max_retries=0, pool_block=True)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
-        super().init_poolmanager(
-            connections, maxsize, block, ssl_context=self._context, blocksize=CHUNK_BYTES, **kwargs
-        )
+        super().init_poolmanager(connections, maxsize, block, **self._pool_options, **kwargs)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(proxy, ssl_context=self._context, blocksize=CHUNK_BYTES, **kwargs)
+        return super().proxy_manager_for(proxy, **self._pool_options, **kwargs)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave the trust to the context: requests would add the bundle of certifi to it."""
-        conn.cert_reqs = "CERT_NONE" if self._context.verify_mode is ssl.CERT_NONE else "CERT_REQUIRED"
+        if self._context:
+            conn.cert_reqs = "CERT_NONE" if self._context.verify_mode is ssl.CERT_NONE else "CERT_REQUIRED"
 
 
 class _Source:

@@ -446,12 +446,13 @@ def test_the_environment_has_no_part(
     assert [item.authorization for item in registry.seen] == [None]
 
 
-def test_a_proxy_that_is_given_is_used(registry: FakeRegistry) -> None:
+@pytest.mark.parametrize("name", ["http", "http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_a_proxy_that_is_given_is_used(registry: FakeRegistry, name: str) -> None:
     sample = sample_image()
     put_image(registry, "team/app", sample, "v1")
     registry.misbehave("HEAD", "^http://plain.example.com/", lambda _, __: registry.get_manifest("team/app", "v1"))
     options = RegistryOptions(insecure=("plain.example.com",))
-    with RegistryClient(options, proxies={"http": registry.origin}) as client:
+    with RegistryClient(options, proxies={name: registry.origin}) as client:
         assert client.resolve(Reference.parse("plain.example.com/team/app:v1")) == sample.descriptor
 
 
