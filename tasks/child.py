@@ -112,8 +112,7 @@ class ExecutorChild:
         data = self._read_available()
         if not data and (data is not None or self._pid_descriptor in ready):
             return None
-        self._pending += data or b""
-        return self._take_events()
+        return self._take_events(data or b"")
 
     def end(self) -> str:
         """Ends the executor and says how it ended, with the last of what it wrote to standard error.
@@ -145,11 +144,15 @@ class ExecutorChild:
         except BlockingIOError:
             return None
 
-    def _take_events(self) -> list[dict[str, Any]]:
-        *lines, rest = bytes(self._pending).split(b"\n")
-        if len(rest) > EVENT_LIMIT_BYTES:
+    def _take_events(self, data: bytes) -> list[dict[str, Any]]:
+        complete, newline, rest = data.rpartition(b"\n")
+        lines: list[bytes] = []
+        if newline:
+            lines = (bytes(self._pending) + complete).split(b"\n")
+            self._pending.clear()
+        self._pending += rest
+        if len(self._pending) > EVENT_LIMIT_BYTES:
             raise HostError("the executor sent a line that is too long to be an event", code="event-invalid")
-        self._pending = bytearray(rest)
         return [parse_event(line) for line in lines if line]
 
     def _tell(self, word: bytes) -> None:
