@@ -7,7 +7,7 @@ mistake in a stage nobody needs is told, too; only needed stages are in the plan
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from executor.dockerfile.instructions import Arg, Copy, Dockerfile, Stage
 from executor.dockerfile.scope import GlobalScope, StageScope, is_predefined, platform_args
@@ -30,13 +30,18 @@ class StageSource:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """An image of a registry; `text` is the reference as written, expanded. `hint` names a stage it may have meant."""
+    """An image of a registry; `text` is the reference as written, expanded."""
 
     text: str
     reference: Reference
     platform: Platform
     location: Location
-    hint: str | None = None
+    stage_names: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def hint(self) -> str | None:
+        """For an image that is not to be had: the stage that its name may be a slip for."""
+        return did_you_mean(self.text, self.stage_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ class _Resolver:
         self._build_platform = build_platform
         self._by_name: dict[str, int] = {}
         self._all_names = {stage.name: stage for stage in dockerfile.stages if stage.name}
+        self._stage_names = tuple(self._all_names)
 
     def resolve_all(self) -> list[PlannedStage]:
         planned: list[PlannedStage] = []
@@ -231,14 +237,16 @@ class _Resolver:
         )
 
     def _image(self, text: str, platform: Platform, location: Location, where: str) -> ImageSource:
-        hint = did_you_mean(text, self._by_name)
         try:
             reference = Reference.parse(text)
         except UsageError as error:
             raise DockerfileError(
-                f"{where}: {error.message}", code=error.code, location=location, hint=hint or error.hint
+                f"{where}: {error.message}",
+                code=error.code,
+                location=location,
+                hint=did_you_mean(text, self._by_name) or error.hint,
             ) from error
-        return ImageSource(text, reference, platform, location, hint)
+        return ImageSource(text, reference, platform, location, self._stage_names)
 
 
 def _is_index(text: str) -> bool:

@@ -70,7 +70,7 @@ def _flag_word(rest: str, position: int) -> tuple[str, int]:
 
 def parse_flags(words: list[str], known: Mapping[str, FlagKind], keyword: str, location: Location) -> Flags:
     """The flags of one instruction; unknown, repeated and malformed ones are errors."""
-    texts: dict[str, tuple[str, ...]] = {}
+    texts: dict[str, list[str]] = {}
     switches: dict[str, bool] = {}
     for word in words:
         name, equals, value = word[2:].partition("=")
@@ -86,8 +86,8 @@ def parse_flags(words: list[str], known: Mapping[str, FlagKind], keyword: str, l
                 f"{keyword}: missing a value on flag --{name}: expected --{name}=value", location=location
             )
         else:
-            texts[name] = (*texts.get(name, ()), value)
-    return Flags(texts, switches)
+            texts.setdefault(name, []).append(value)
+    return Flags({name: tuple(values) for name, values in texts.items()}, switches)
 
 
 def _refuse_unknown(name: str, known: Mapping[str, FlagKind], keyword: str, location: Location) -> None:

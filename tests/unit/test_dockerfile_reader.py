@@ -59,6 +59,10 @@ def test_nested_onbuild_is_refused_without_descending() -> None:
     assert "ONBUILD as its trigger" in refused(b"FROM scratch\n" + b"ONBUILD " * 8000 + b"RUN x\n").message
 
 
+def test_three_hundred_thousand_flags_are_read() -> None:
+    assert "RUN --mount" in refused(b"FROM scratch\nRUN " + b"--mount=a \\\n" * 300_000 + b"x\n").message
+
+
 def test_many_unfinished_heredocs_are_refused() -> None:
     error = refused(b"FROM scratch\nRUN cat " + b"<<A " * 10_000 + b"\n" + b"A\n" * 9_999)
     assert "unterminated here-document" in error.message

@@ -72,6 +72,11 @@ def test_many_stages_are_planned() -> None:
     assert len(plan(text).stages) == 5000
 
 
+def test_many_images_are_planned() -> None:
+    text = "".join(f"FROM debian:{n} AS s{n}\n" for n in range(10_000))
+    assert [str(item.reference) for item in plan(text).images()] == ["docker.io/library/debian:9999"]
+
+
 def test_an_index_of_any_length_is_refused() -> None:
     with pytest.raises(DockerfileError):
         plan("FROM scratch\nFROM scratch\nCOPY --from=" + "9" * 5000 + " /x /\n")
