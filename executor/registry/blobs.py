@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from typing import BinaryIO
@@ -21,6 +22,7 @@ PROGRESS_BYTES = 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)")
 
 Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 
 
 class Receiver:
@@ -105,16 +107,24 @@ class Blobs:
             raise response.refusal()
 
     def mount(self, endpoint: Endpoint, digest: Digest, from_repository: str) -> bool:
-        """Whether the registry took a blob over from another of its repositories ("Mounting a blob")."""
+        """Whether the registry took a blob over from another of its repositories ("Mounting a blob").
+
+        A refusal is a no: what we may not read there can still be pushed here, and pushing says what is wrong.
+        """
         doing = f"mounting blob {digest[:19]} of {from_repository} in {endpoint.name}"
         query = urlencode({"mount": str(digest), "from": from_repository})
         request = Request("POST", f"{self._exchange.url(endpoint, 'blobs/uploads/')}?{query}", doing, body=b"")
         scopes = (*push_scopes(endpoint), *pull_scopes(Endpoint(endpoint.registry, from_repository)))
-        with self._exchange.expect(endpoint, request, scopes, {201, 202}) as response:
-            if response.status == 201:
-                return True
-            location = response.headers.get("Location", "")
-        self._cancel(endpoint, request, location)
+        try:
+            with self._exchange.expect(endpoint, request, scopes, {201, 202}) as response:
+                if response.status == 201:
+                    return True
+                location = response.headers.get("Location", "")
+            self._cancel(endpoint, request, location)
+        except RegistryError as error:
+            if error.retryable:
+                raise
+            _log.info("%s", error.message)
         return False
 
     def upload(
@@ -137,14 +147,11 @@ class Blobs:
         return True
 
     def _cancel(self, endpoint: Endpoint, begun: Request, location: str) -> None:
-        """Give an unwanted upload up; the registry collects what nobody cancels, so a refusal does not matter."""
-        if not location:
-            return
-        request = Request("DELETE", self._exchange.moved(begun, location), begun.doing)
-        try:
-            self._exchange.send(endpoint, request, push_scopes(endpoint)).__exit__(None, None, None)
-        except RegistryError:
-            return
+        """Give an unwanted upload up; the registry collects what nobody cancels, so its answer does not matter."""
+        if location:
+            request = Request("DELETE", self._exchange.moved(begun, location), begun.doing)
+            with self._exchange.send(endpoint, request, push_scopes(endpoint)) as response:
+                _log.debug("%s: cancelled, %d", begun.doing, response.status)
 
 
 def check_digest_header(response: Response, expected: Digest) -> None:

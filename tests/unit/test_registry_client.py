@@ -119,6 +119,21 @@ def test_mounting(registry: FakeRegistry, client: RegistryClient) -> None:
     assert registry.open_uploads == 0
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_refused_mount_is_a_no(
+    registry: FakeRegistry, client: RegistryClient, waits: list[float], status: int
+) -> None:
+    registry.misbehave("POST", "mount=", error(status, "DENIED"))
+    assert client.mount_blob(_reference(registry), Digest.of(b"x"), "base/image") is False
+    assert waits == []
+
+
+def test_a_mount_that_cannot_be_answered_now_is_tried_again(registry: FakeRegistry, client: RegistryClient) -> None:
+    digest = registry.add_blob("base/image", b"shared")
+    registry.misbehave("POST", "mount=", error(503, "UNAVAILABLE"), times=2)
+    assert client.mount_blob(_reference(registry), digest, "base/image") is True
+
+
 def test_deleting(registry: FakeRegistry, client: RegistryClient) -> None:
     reference = _reference(registry)
     digest = put_image(registry, "team/app", sample_image(), "v1")
