@@ -184,9 +184,11 @@ class Gateway:
         return path if known else ""
 
     def _forward(self, client: socket.socket, request: _Request, path: str) -> None:
-        upstream = self._dial()
-        with upstream, self._tracked(upstream):
-            answer = self._ask(upstream, request, path)
+        with contextlib.ExitStack() as stack:
+            upstream = stack.enter_context(self._dial())
+            stack.enter_context(self._tracked(upstream))
+            # closed by itself: it holds the socket's descriptor open beyond the socket's own end
+            answer = stack.enter_context(contextlib.closing(self._ask(upstream, request, path)))
             if 300 <= answer.status < 400:
                 client.sendall(_head(answer.status, ("Location", self._redirected(path, answer))))
                 return
