@@ -83,6 +83,21 @@ def test_a_blob_that_is_there_is_not_sent_again(registry: FakeRegistry, client: 
     assert len(registry.requests("PUT")) == 1
 
 
+def test_a_store_that_refuses_to_be_asked_is_sent_the_blob(registry: FakeRegistry, client: RegistryClient) -> None:
+    with fake_registry() as store:
+        store.misbehave("HEAD", "", error(403, "DENIED"))
+        registry.misbehave("HEAD", "/blobs/", Answer(307, {"Location": f"{store.origin}/signed"}))
+        assert client.push_blob(_reference(registry), descriptor_of(b"x"), lambda: io.BytesIO(b"x")) is True
+
+
+def test_a_registry_that_refuses_to_be_asked(registry: FakeRegistry, client: RegistryClient) -> None:
+    registry.misbehave("HEAD", "/blobs/", error(403, "DENIED"))
+    with pytest.raises(RegistryError) as caught:
+        client.push_blob(_reference(registry), descriptor_of(b"x"), lambda: io.BytesIO(b"x"))
+    assert caught.value.code == "registry-denied"
+    assert registry.requests("POST") == []
+
+
 def test_an_empty_blob(registry: FakeRegistry, client: RegistryClient) -> None:
     reference = _reference(registry)
     assert client.push_blob(reference, descriptor_of(b""), lambda: io.BytesIO(b"")) is True
@@ -266,6 +281,23 @@ def test_a_broken_download_is_resumed(registry: FakeRegistry, client: RegistryCl
     ranges = [item.headers.get("range") for item in registry.requests("GET", "/blobs/")]
     assert ranges == [None, "bytes=300000-", "bytes=600000-"]
     assert len(waits) == 2
+
+
+def test_a_download_that_gets_on_is_not_counted_as_failing(
+    registry: FakeRegistry, client: RegistryClient, waits: list[float]
+) -> None:
+    data = bytes(10 * 1024 * 1024)
+    registry.add_blob("team/app", data)
+
+    def cut(_: Seen, right: Answer) -> Answer:
+        right.headers["Content-Length"] = str(len(right.body))
+        right.cut_after = 1024 * 1024
+        return right
+
+    registry.misbehave("GET", "/blobs/", cut)
+    assert _fetch(client, _reference(registry), descriptor_of(data)) == data
+    # more breaks than there are retries, and never a longer wait
+    assert waits == [0.5] * 9
 
 
 def test_a_server_that_ignores_ranges_is_read_from_the_start(registry: FakeRegistry, client: RegistryClient) -> None:
