@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from executor.dockerfile.instructions import Arg, Copy, Dockerfile, Stage
-from executor.dockerfile.scope import GlobalScope, StageScope, is_predefined, platform_args
+from executor.dockerfile.scope import GlobalScope, StageScope, is_plain_text, is_predefined, platform_args
 from executor.dockerfile.suggest import did_you_mean
 from executor.dockerfile.words import Expander
 from executor.errors import DockerfileError, Location, UsageError
@@ -113,8 +113,8 @@ def make_plan(
 ) -> Plan:
     """What is to be built for `target`: a stage's name in any case, or its index; the last stage when empty."""
     for name, value in build_args.items():
-        if "\0" in name + value or not name or "=" in name:
-            raise UsageError(f"build argument {name[:60]!r}: expected NAME=value without NUL characters")
+        if not name or "=" in name or not is_plain_text(name + value):
+            raise UsageError(f"build argument {name[:60]!r}: expected NAME=value in UTF-8 without NUL characters")
     expander = Expander(dockerfile.escape)
     wanted = _find_target(dockerfile, target)
     predefined = platform_args(platform, build_platform, wanted.name or "" if target else "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from executor.dockerfile.instructions import Arg, Env
 from executor.dockerfile.words import Expander
 from executor.errors import DockerfileError, Location
-from executor.oci import Platform
+from executor.oci import OciError, Platform
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # execve takes 6 MiB of arguments and environment at the very most (three quarters of _STK_LIM)
@@ -46,6 +46,11 @@ def is_predefined(name: str) -> bool:
         or name in {"TARGETSTAGE", "SOURCE_DATE_EPOCH"}
         or name.startswith("BUILDKIT_")
     )
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether `text` can be a variable's: no NUL, which ends strings in the kernel, and no half of a character."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class StageScope:
         """The scope behind a FROM of an image with this `Config.Env`; PATH is added where the image has none."""
         values: dict[str, str] = {}
         for item in env:
+            if not is_plain_text(item):
+                raise OciError("config.Env: expected UTF-8 without NUL characters")
             name, _, value = item.partition("=")
             values[name] = value
         values.setdefault("PATH", DEFAULT_PATH)

@@ -10,7 +10,7 @@ from executor.dockerfile.instructions import Arg, Env, Instruction
 from executor.dockerfile.parse import parse
 from executor.dockerfile.scope import DEFAULT_PATH, StageScope
 from executor.errors import DockerfileError, UsageError
-from executor.oci import Platform
+from executor.oci import OciError, Platform
 from executor.plan import Plan, make_plan
 
 ARM = Platform("linux", "arm", "v7")
@@ -151,7 +151,7 @@ def test_an_expanded_name_must_be_one(text: str) -> None:
 
 def test_an_error_in_an_expansion_has_its_line() -> None:
     with pytest.raises(DockerfileError, match="X: must be given") as caught:
-        scope_of("FROM scratch\n\nARG Y=\"${X:?must be given}\"")
+        scope_of('FROM scratch\n\nARG Y="${X:?must be given}"')
     assert caught.value.location is not None
     assert caught.value.location.line == 3
 
@@ -169,7 +169,13 @@ def test_many_large_variables_end_in_an_error() -> None:
     assert caught.value.code == "dockerfile-too-large"
 
 
-@pytest.mark.parametrize("name", ["", "A=B", "A\0"])
+@pytest.mark.parametrize("name", ["", "A=B", "A\0", "A\ud800"])
 def test_build_arguments_must_be_such(name: str) -> None:
     with pytest.raises(UsageError, match="build argument"):
         plan("FROM scratch", {name: "1"})
+
+
+@pytest.mark.parametrize("item", ["A=\0", "A=\ud800"])
+def test_the_environment_of_an_image_is_text(item: str) -> None:
+    with pytest.raises(OciError, match=r"config\.Env"):
+        scope_of("FROM debian", env=[item])
