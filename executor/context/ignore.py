@@ -1,4 +1,4 @@
-"""`.dockerignore` (moby/patternmatcher, BuildKit `util/.../ignorefile`): which files of a build context are left out.
+"""`.dockerignore` (moby/patternmatcher and its `ignorefile`): which files of a build context are left out.
 
 A pattern becomes a regular expression whose every wildcard is settled for good once what stands behind it is found
 (atomic groups), or, where `**` is glued to other characters, an automaton: no pattern can make matching explode.
