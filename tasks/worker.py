@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -27,8 +28,10 @@ from tasks.specification import ProjectBuilds, clean_store
 from tasks.sweep import Sweeper
 from tasks.tags import MovingTags
 from tasks.vault import open_vault
+from tasks.watch import ConsumerWatch, start_anew
 
 logger = logging.getLogger(__name__)
+BUILD_ID = re.compile(r"[0-9A-Z]{26}")
 EXECUTOR = (sys.executable, "-I", "-m", "executor")
 
 
@@ -50,14 +53,16 @@ def run_worker(
 
     runner = BuildRunner(records, logs, MovingTags(redis), collaborators, settings, command, owner, tell, stopping)
     sweeper = Sweeper(redis, records, logs, settings=settings, announce=tell, clean_store=tidy)
-    add_task(app, runner)
+    watch = ConsumerWatch(redis, settings.concurrency)
+    add_task(app, runner, watch)
 
     def stop(**_: object) -> None:
         stopping.set()
 
     signals.worker_shutting_down.connect(stop, weak=False)
-    sweep = threading.Thread(target=sweeper.run, args=(stopping,), name="sweep", daemon=True)
-    sweep.start()
+    watching = (settings.sweep_seconds, stopping, start_anew)
+    threading.Thread(target=sweeper.run, args=(stopping,), name="sweep", daemon=True).start()
+    threading.Thread(target=watch.run, args=watching, name="watch", daemon=True).start()
     worker = app.Worker(
         hostname=f"pushwright@{owner}",
         loglevel="INFO",
@@ -74,19 +79,20 @@ def run_worker(
     return int(worker.exitcode or 0)
 
 
-def add_task(app: Celery, runner: BuildRunner) -> None:
+def add_task(app: Celery, runner: BuildRunner, watch: ConsumerWatch) -> None:
     """Gives the application the one task it has."""
 
     @app.task(name=TASK, max_retries=0, ignore_result=True)
     def run(build_id: object) -> None:
-        if isinstance(build_id, str) and build_id.isalnum() and len(build_id) == 26:
+        with watch.running():
+            if not isinstance(build_id, str) or not BUILD_ID.fullmatch(build_id):
+                logger.warning("a message without a build's id was dropped")
+                return
             try:
                 runner.run(build_id)
             except PushwrightError as error:
                 # the record says what happened, or the sweep will find it running for nobody
                 logger.error("build %s: %s", build_id, error)
-        else:
-            logger.warning("a message without a build's id was dropped")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -470,3 +470,15 @@ def test_a_tag_asked_for_during_the_build_is_put_too(site: Site) -> None:
     assert site.ended(later).results[0]["tags"] == ["a" * 40, "next"]
     assert len(site.entries("begin")) == 1
     assert site.puts() == ["a" * 40, "main", "next"]
+
+
+def test_a_worker_that_takes_no_messages_starts_itself_anew(site: Site) -> None:
+    site.environ["WORKER_DEAF_ONCE"] = str(site.directory / "deaf")
+    worker = site.start_worker()
+    builds = [site.push(["result"], commit=digit) for digit in "ab"]
+    # the first may have been asked for before the consumer went deaf
+    assert [site.ended(build).state for build in builds] == [State.SUCCEEDED] * 2
+    assert b"starts anew" in site.worker_log(worker)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(PATIENCE_SECONDS) == 0

@@ -66,6 +66,20 @@ class ScriptedCollaborators:
         yield self._publisher
 
 
+def deafen_once(marker: Path) -> None:
+    """The first worker to get here will look healthy and take no message, as after a bad reconnect."""
+    from celery import signals
+
+    if marker.exists():
+        return
+    marker.touch()
+
+    def deafen(sender: Any, **_: Any) -> None:
+        sender.task_consumer.channel.qos.can_consume = lambda: False
+
+    signals.worker_ready.connect(deafen, weak=False)
+
+
 def main() -> None:
     import logging
 
@@ -73,6 +87,8 @@ def main() -> None:
     settings = Settings.from_environ(os.environ)
     publisher = FilePublisher(Path(os.environ["WORKER_TAGS"]))
     swept = threading.Event()
+    if marker := os.environ.get("WORKER_DEAF_ONCE"):
+        deafen_once(Path(marker))
     executor = (sys.executable, "-I", str(Path(__file__).with_name("fake_executor.py")))
     sys.exit(run_worker(settings, ScriptedCollaborators(publisher), swept.set, executor))
 
