@@ -56,7 +56,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="pushwright-demo-"))
     try:
         proven = Demo(directory).run()
-    except DemoError as error:
+    except (DemoError, oci_pull.PullError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -233,7 +233,8 @@ class TestBadInput:
         assert running.up.command("tags", name, "1" * 40).returncode == 1
 
     def test_an_image_that_does_not_exist(self, running: Service) -> None:
-        *_, build = running.pushed("FROM library/nothing-of-that-name:1\nRUN true\n")
+        # named with its host: through docker.io's map, a registry of the open network would be asked next
+        *_, build = running.pushed(f"FROM {running.host}/nothing-of-that-name:1\nRUN true\n")
         ended = running.await_end(build)
         assert ended["state"] == "failed"
         assert "nothing-of-that-name" in ended["error"]["message"]
