@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import wrap_file
 
 from executor.errors import RegistryContentError, StoreError
@@ -23,6 +24,7 @@ blueprint = Blueprint("registry", __name__)
 
 PAGE_LIMIT = 1000
 _PATH = re.compile(r"(?P<name>.+)/(?P<kind>manifests|blobs|tags)/(?P<reference>[^/]+)")
+_BLOB_TYPE = "application/octet-stream"
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -78,28 +80,38 @@ def _manifest(store: Store, name: str, reference: str) -> Response:
 def _blob(store: Store, name: str, reference: str) -> Response:
     digest = _linked(store, name, reference, "BLOB")
     try:
-        size = store.blob_size(digest)
         if request.method == "HEAD":
-            response = Response(content_type="application/octet-stream")
-            response.content_length = size
-            response.accept_ranges = "bytes"
-        else:
-            response = _stream(store, digest, size)
+            return _blob_head(store, digest)
+        return _blob_body(store, digest)
     except StoreError as error:
         raise _missing(error, "BLOB") from error
+
+
+def _blob_head(store: Store, digest: Digest) -> Response:
+    response = Response(content_type=_BLOB_TYPE)
+    response.content_length = store.blob_size(digest)
+    response.accept_ranges = "bytes"
     _describe(response, digest, is_pinned=True)
-    if request.method == "GET":
-        response.make_conditional(request, accept_ranges=True, complete_length=size)
     return response
 
 
-def _stream(store: Store, digest: Digest, size: int) -> Response:
+def _blob_body(store: Store, digest: Digest) -> Response:
+    """The blob from its file, never whole in memory; a range of it, when asked for, to take up a broken download."""
+    size = store.blob_size(digest)
     stream = store.open_blob(digest)
-    response = Response(
-        wrap_file(request.environ, stream), content_type="application/octet-stream", direct_passthrough=True
-    )
+    response = Response(wrap_file(request.environ, stream), content_type=_BLOB_TYPE, direct_passthrough=True)
     response.content_length = size
-    response.call_on_close(stream.close)
+    _describe(response, digest, is_pinned=True)
+    # a range that is not understood is as if it were not there (RFC 9110 section 14.2)
+    understood = "Range" not in request.headers or (request.range is not None and request.range.units == "bytes")
+    try:
+        response.make_conditional(request, accept_ranges=understood, complete_length=size)
+    except HTTPException:
+        stream.close()
+        raise
+    if response.status_code == 304:
+        # an answer without a body is never iterated, and so never closed
+        stream.close()
     return response
 
 
