@@ -13,7 +13,6 @@ from pathlib import Path
 from executor.context.directory import DirectorySource
 from executor.context.ignore import IgnoreRules
 from executor.dockerfile.parse import parse
-from executor.dockerfile.support import require_supported
 from executor.isolation.runner import HOSTNAME, Runner
 from executor.isolation.sandbox import LINKS_PATH
 from executor.oci import (
@@ -139,7 +138,6 @@ class _Build:
     def _plan(self, context: _Context, platform: Platform, host_platform: Platform) -> tuple[Plan, IgnoreRules]:
         found = context.source.read_dockerfile(self._spec.dockerfile)
         dockerfile = parse(found.data, found.path)
-        require_supported(dockerfile)
         ignored = context.source.read_ignore(self._spec.dockerfile)
         rules = IgnoreRules()
         if ignored is not None:

@@ -27,6 +27,7 @@ BuilderBody = Callable[[Runner, Callable[[bytes], None]], int]
 RENEW = b"."
 CANCEL = b"c"
 _FOREVER = float("inf")
+_GRACE_SECONDS = 2.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -124,7 +125,8 @@ class Supervision:
             limits.append(self._heard + self._control.silence_seconds)
         if self._control.deadline_seconds:
             limits.append(self._begun + self._control.deadline_seconds)
-        self._clock.set(min(limits))
+        # the supervisor acts first and says why; the builder's own clock is for when it cannot
+        self._clock.set(min(limits) + _GRACE_SECONDS)
 
     def _watch(self, pid: int, events: int) -> None:
         """Relay events until the builder closes its end, or somebody or some clock ends it."""

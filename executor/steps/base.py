@@ -55,6 +55,7 @@ class BaseImages:
             try:
                 self._loaded[key] = self._load(source.reference.or_latest(), source.platform, step)
             except PushwrightError as error:
+                # the stage's own line, whichever instruction needed the image first
                 error.location = error.location or source.location
                 error.hint = error.hint or source.hint
                 raise

@@ -23,6 +23,7 @@ from executor.dockerfile.instructions import (
     Volume,
 )
 from executor.dockerfile.ports import check_signal, parse_ports
+from executor.errors import DockerfileError
 from executor.steps.state import StageState
 
 
@@ -104,6 +105,8 @@ def _expose(state: StageState, instruction: Expose, created: str) -> StageState:
 
 def _volume(state: StageState, instruction: Volume, created: str) -> StageState:
     paths = [state.scope.expand(path, instruction.location) for path in instruction.paths]
+    if not all(paths):
+        raise DockerfileError("VOLUME: expected a path, found none after expansion", location=instruction.location)
     known = dict.fromkeys((*state.config.config.volumes, *paths))
     return state.configured(volumes=tuple(known)).recorded(created, history.volume(paths))
 

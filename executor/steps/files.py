@@ -15,7 +15,8 @@ from executor.context.ignore import IgnoreRules
 from executor.context.ignore_patterns import Part, parse_units
 from executor.dockerfile import history
 from executor.dockerfile.instructions import Copy, Workdir
-from executor.errors import ContextError, DockerfileError, Location, PushwrightError, StepFailedError
+from executor.dockerfile.support import octal_mode
+from executor.errors import ContextError, DockerfileError, StepFailedError
 from executor.isolation.idmap import ID_SHIFT
 from executor.rootfs.contained import Root
 from executor.rootfs.copy import CopyOptions, Everything, Selection, copy_file, copy_tree
@@ -24,7 +25,6 @@ from executor.steps.snapshot import Snapshots
 from executor.steps.state import StageState
 
 _WILDCARDS = re.compile(r"[*?\[\\]")
-_OCTAL_MODE = re.compile(r"[0-7]{1,4}")
 _ROOT_OWNER = (ID_SHIFT, ID_SHIFT)
 
 
@@ -51,7 +51,7 @@ def change_working_dir(state: StageState, instruction: Workdir, snapshots: Snaps
     changed = state.configured(working_dir=joined)
     if joined == "/":
         return changed.recorded(created, history.workdir(joined))
-    with _writable(snapshots, state) as (root, upper), _located(instruction.location):
+    with _writable(snapshots, state) as (root, upper):
         user = resolve_user(state.config.config.user, root)
         root.make_directories(os.fsencode(joined), 0o755, (user.uid + ID_SHIFT, user.gid + ID_SHIFT))
     return changed.recorded(created, history.workdir(joined), snapshots.commit(state.directories, upper))
@@ -64,9 +64,9 @@ def copy(state: StageState, instruction: Copy, source: CopySource, snapshots: Sn
     destination = state.scope.expand(instruction.destination, location)
     chown = state.scope.expand(instruction.chown, location)
     chmod = state.scope.expand(instruction.chmod, location)
-    with _writable(snapshots, state) as (root, upper), _located(location):
+    with _writable(snapshots, state) as (root, upper):
         owner = _owner(chown, root, source)
-        mode = _mode(chmod)
+        mode = octal_mode(chmod, location) if chmod else None
         target = _Destination(state, destination, root, owner or _ROOT_OWNER, mode)
         for text in sources:
             _copy_one(text, source, target, owner, mode)
@@ -81,34 +81,12 @@ def _writable(snapshots: Snapshots, state: StageState) -> Iterator[tuple[Root, P
         yield root, upper
 
 
-@contextmanager
-def _located(location: Location) -> Iterator[None]:
-    """Errors of file operations get the line of the Dockerfile that asked for them."""
-    try:
-        yield
-    except PushwrightError as error:
-        error.location = error.location or location
-        raise
-
-
 def _owner(chown: str, root: Root, source: CopySource) -> tuple[int, int] | None:
     """The owner of what is copied, as the builder numbers ids; None keeps that of each file."""
     if chown:
         uid, gid = resolve_owner(chown, root)
         return uid + ID_SHIFT, gid + ID_SHIFT
     return _ROOT_OWNER if source.is_context else None
-
-
-def _mode(chmod: str) -> int | None:
-    if not chmod:
-        return None
-    if not _OCTAL_MODE.fullmatch(chmod):
-        raise StepFailedError(
-            f"COPY --chmod: expected up to four octal digits, found {chmod[:40]!r}",
-            code="chmod-unsupported",
-            hint="symbolic modes are not supported yet; write them as octal digits, such as 755",
-        )
-    return int(chmod, 8)
 
 
 class _Destination:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from executor.dockerfile.instructions import Copy, Instruction, Run, Stage, Workdir
-from executor.errors import DockerfileError, PushwrightError
+from executor.errors import DockerfileError, Location, PushwrightError
 from executor.plan import ImageSource, Plan, PlannedStage, ScratchSource, Source, StageSource
 from executor.progress import Observer
 from executor.rootfs.contained import Root
@@ -66,7 +66,8 @@ class StageBuilder:
         total = len(planned.stage.instructions) + 1
         for position, instruction in enumerate(planned.stage.instructions):
             name = _step_name(planned.stage, position + 2, total, instruction.text)
-            with self.steps.step(name, stage=planned.stage.title, line=instruction.location.line) as step:
+            line = instruction.location.line
+            with self.steps.step(name, stage=planned.stage.title, line=line) as step, _located(instruction.location):
                 state = self._apply(state, instruction, planned.copies.get(position), earlier, step)
         return state
 
@@ -126,6 +127,16 @@ class StageBuilder:
                 directories = tuple(layer.directory for layer in self.images.load(image, step=step)[1])
         with self.snapshots.overlays.view(directories) as view, Root.at(view) as root:
             yield files.CopySource(root)
+
+
+@contextlib.contextmanager
+def _located(location: Location) -> Iterator[None]:
+    """Errors get the line of the Dockerfile that asked for what failed."""
+    try:
+        yield
+    except PushwrightError as error:
+        error.location = error.location or location
+        raise
 
 
 def _step_name(stage: Stage, number: int, total: int, text: str) -> str:
