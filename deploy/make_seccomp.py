@@ -1,10 +1,10 @@
 """Makes `seccomp.json`: Docker's default profile plus what user namespaces need, each addition with its reason.
 
-Docker's default profile lets these calls pass only to containers that hold CAP_SYS_ADMIN on the host, because outside a
-user namespace they would need it. The worker holds no capability on the host; the kernel lets it use the calls in user
-namespaces of its own, once the filter does not stand in the way. Nothing else of the default is changed: `clone3` goes
-on answering ENOSYS (its flags are behind a pointer, where a filter cannot look; the C library falls back to `clone`),
-and `bpf`, `perf_event_open`, `keyctl`, `userfaultfd`, `io_uring`, module loading and the like stay refused.
+Docker's default profile refuses these calls to containers without CAP_SYS_ADMIN on the host (pivot_root to all),
+because outside a user namespace they would need it. The worker has no capability on the host; in user namespaces of its
+own the kernel lets it use the calls, once the filter does not stand in the way. Nothing else of the default is changed:
+`clone` goes on refusing the flags of namespaces and `clone3` everything (`unshare` is enough), and `setns`, `bpf`,
+`keyctl`, `perf_event_open`, `userfaultfd`, `io_uring`, the loading of modules and the like stay refused.
 
 Run as `python3 deploy/make_seccomp.py DEFAULT.json > deploy/seccomp.json`, where DEFAULT.json is moby's
 `profiles/seccomp/default.json` (Apache-2.0); Debian has it in the package golang-github-docker-docker-dev. The file in
@@ -21,17 +21,16 @@ from typing import Any
 
 # one rule each, so that a reader of the profile finds the reason beside the names
 ADDITIONS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("clone", "unshare"), "new user, mount, pid, ipc, uts and network namespaces"),
-    (("setns",), "entering a namespace again by its descriptor"),
-    (("mount", "umount", "umount2"), "proc, tmpfs, bind and overlay mounts inside a mount namespace of one's own"),
-    (("pivot_root", "chroot"), "a root directory of one's own for each RUN step; the old root is unmounted"),
+    (("unshare",), "new user, mount, pid, ipc, uts and network namespaces"),
+    (("mount", "umount2"), "proc, tmpfs, bind and overlay mounts inside a mount namespace of one's own"),
+    (("mount_setattr",), "recursive read-only binds (Linux 5.12)"),
     (
-        ("open_tree", "move_mount", "fsopen", "fspick", "fsconfig", "fsmount", "mount_setattr"),
-        "the mount calls of Linux 5.2 and 5.12: overlays of many layers, recursive read-only binds",
+        ("pivot_root",),
+        "a root directory of one's own, for the builder and for each RUN step; the old root is unmounted",
     ),
-    (("sethostname", "setdomainname"), "the host name of a RUN step, in a uts namespace of its own"),
+    (("sethostname",), "the host name of a RUN step, in a uts namespace of its own"),
+    (("chroot",), "programs in RUN steps call it; Docker's default allows it to containers with CAP_SYS_CHROOT"),
 )
-# capabilities in a container's bounding set decide about these in the default profile; ours names them for everyone
 _UPSTREAM = "From Docker's default profile (moby 26.1.5, profiles/seccomp/default.json, Apache-2.0), with additions:"
 
 
