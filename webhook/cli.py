@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from executor.errors import PushwrightError, UsageError
+from executor.errors import HostError, PushwrightError, UsageError
 
 DISTRIBUTION = "pushwright"
 # where each command's code is, and what the list of commands says about it
@@ -53,12 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PushwrightError as error:
         print_error(error)
         return error.exit_status
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_went_away()
+        place = f": {error.filename}" if error.filename else ""
+        print_error(HostError(f"{error.strerror or error}{place}"))
+        return HostError.exit_status
     except KeyboardInterrupt:
         return _SIGNAL_STATUS + signal.SIGINT
-    except BrokenPipeError:
-        # whoever read us has enough; Python would complain once more when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _SIGNAL_STATUS + signal.SIGPIPE
+    except Exception as error:
+        print_error(_unexpected(error))
+        return HostError.exit_status
     return status
 
 
@@ -93,6 +98,24 @@ def _run(words: list[str]) -> int:
     module, _ = COMMANDS[name]
     status = importlib.import_module(module).main(rest)
     return int(status)
+
+
+def _reader_went_away() -> int:
+    # whoever read us has enough; Python would complain once more when it flushes at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _SIGNAL_STATUS + signal.SIGPIPE
+
+
+def _unexpected(error: Exception) -> HostError:
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return HostError(
+        f"unexpected {type(error).__name__}{where}: {error}",
+        code="internal",
+        hint="this is a fault of Pushwright, please report it",
+    )
 
 
 def _similar(name: str) -> str:

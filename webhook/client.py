@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from executor.errors import HostError, PushwrightError, UsageError
+from webhook.embedded.directories import is_held
 
 if TYPE_CHECKING:
     import requests
@@ -112,12 +113,12 @@ def find_server(url: str, token: str, environment: Mapping[str, str], data: Call
     url = url or environment.get("PUSHWRIGHT_SERVER", "")
     token = token or environment.get("PUSHWRIGHT_TOKEN", "")
     if not url:
-        local = read_server_file(data() / SERVER_FILE)
+        local = local_server(data())
         return ServerAddress(local.url, token or local.token)
     address = ServerAddress.parse(url, token)
     if not token:
         try:
-            local = read_server_file(data() / SERVER_FILE)
+            local = local_server(data())
         except PushwrightError:
             return address
         if local.url == address.url:
@@ -125,8 +126,23 @@ def find_server(url: str, token: str, environment: Mapping[str, str], data: Call
     return address
 
 
-def read_server_file(path: Path) -> ServerAddress:
-    """The address that `up` or `serve` left in the data directory."""
+def local_server(data: Path) -> ServerAddress:
+    """The address that a running `up` left in its data directory.
+
+    A file that an `up` left behind when it was killed does not count: by now anybody may listen at its address, and
+    would be sent the token.
+    """
+    path = data / SERVER_FILE
+    if path.exists() and not is_held(data):
+        raise ServerAwayError(
+            f"no server is up on {data}; the last one was killed",
+            code="server-unknown",
+            hint="start it again with `pushwright up`, or name another with --server URL or PUSHWRIGHT_SERVER",
+        )
+    return _read_server_file(path)
+
+
+def _read_server_file(path: Path) -> ServerAddress:
     try:
         value = json.loads(path.read_bytes())
         return ServerAddress.parse(str(value["url"]), str(value.get("token") or ""))

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from executor.errors import HostError, PushwrightError, UsageError
+from executor.errors import PushwrightError, UsageError
 from tasks.settings import Settings
 from webhook.access import check_bind, read_token
+from webhook.listen import DEFAULT_LISTEN, open_listener, parse_listen
 from webhook.services import EXTENSION, Services
 
 if TYPE_CHECKING:
     from flask import Flask
 
-DEFAULT_LISTEN = "127.0.0.1:8080"
 DEFAULT_THREADS = 24
 # what a stop waits for answers that are on their way; followed logs are ended by us
 GRACEFUL_SECONDS = 10
 # a client that neither sends nor takes a byte for this long is given up
 SOCKET_SECONDS = 30
-BACKLOG = 512
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -87,24 +86,17 @@ def _bound(listen: str, descriptor: int | None, token: str) -> str:
     """What gunicorn is told to bind; refused where others reach it without a token."""
     if listen.startswith("unix:") and descriptor is None:
         return listen
-    listener = socket.socket(fileno=descriptor) if descriptor is not None else _listen(listen, token)
+    if descriptor is None:
+        host, port = parse_listen(listen)
+        check_bind(host, token)
+        listener = open_listener(host, port)
+    else:
+        listener = socket.socket(fileno=descriptor)
     if listener.family != socket.AF_UNIX:
         check_bind(listener.getsockname()[0], token)
         _limit_waiting(listener)
     # gunicorn makes it its own, and closes this descriptor
     return f"fd://{listener.detach()}"
-
-
-def _listen(text: str, token: str) -> socket.socket:
-    host, port = parse_listen(text)
-    check_bind(host, token)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise HostError(
-            f"cannot listen on {text}: {error.strerror}", code="address-unavailable", hint="choose another --listen"
-        ) from error
 
 
 def _limit_waiting(listener: socket.socket) -> None:
@@ -117,14 +109,6 @@ def _limit_waiting(listener: socket.socket) -> None:
     bound = struct.pack("ll", SOCKET_SECONDS, 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, `[::1]:PORT` or `:PORT`; port 0 is any free one."""
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--listen: expected HOST:PORT or unix:/path, found {text!r}", hint="e.g. 127.0.0.1:8080")
-    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _gunicorn_options(bind: str, threads: int) -> dict[str, Any]:

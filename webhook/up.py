@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from executor.errors import HostError, UsageError
 from tasks.settings import Settings
 from webhook.access import check_bind, read_token
 from webhook.client import SERVER_FILE
@@ -30,10 +29,9 @@ from webhook.embedded.follow import LogFollower
 from webhook.embedded.redis_server import find_redis_server, prepare_redis
 from webhook.embedded.signals import block_signals
 from webhook.embedded.supervisor import Service, StoppedError, Supervisor
+from webhook.listen import DEFAULT_LISTEN, open_listener, parse_listen
 
-DEFAULT_LISTEN = "127.0.0.1:8080"
 _TOKEN_NAME = "api.token"  # noqa: S105
-_BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ def _take_place(stack: contextlib.ExitStack, data: Path, options: UpOptions, env
     host, port = parse_listen(options.listen)
     # the token that is made when there is none does not count: nobody decided yet to open this to others
     check_bind(host, explicit_token(options, environment))
-    listener = stack.enter_context(_listen(host, port))
+    listener = stack.enter_context(open_listener(host, port))
     runtime = stack.enter_context(runtime_directory(environment))
     make_private_directory(data / "logs")
     token_file = _token_file(data, runtime, options, environment)
@@ -157,15 +155,6 @@ def environment_of_children(place: Place, options: UpOptions, environment: Mappi
     if options.git_local_roots:
         ours["PUSHWRIGHT_GIT_LOCAL_ROOTS"] = os.pathsep.join(map(str, options.git_local_roots))
     return ours
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, `[::1]:PORT` or `:PORT`; port 0 is any free one."""
-    host, separator, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise UsageError(f"--listen: expected HOST:PORT, found {text!r}", hint="for example 127.0.0.1:8080")
-    return host or "127.0.0.1", int(port)
 
 
 def listener_url(host: str, listener: socket.socket) -> str:
@@ -207,19 +196,6 @@ def _check_redis(url: str) -> None:
 
     with redis_errors(), connect(url) as client:
         client.ping()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The listening socket, made here so that the address stays ours while the web server is started again."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise HostError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            code="address-unavailable",
-            hint="choose another address with --listen; port 0 is any free one",
-        ) from error
 
 
 def _token_file(data: Path, runtime: Path, options: UpOptions, environment: Mapping[str, str]) -> Path:

@@ -262,3 +262,25 @@ def test_a_data_directory_whose_path_is_too_long_for_a_socket(tmp_path: Path) ->
     with running_up(data) as up:
         assert up.command("builds").returncode == 0
         assert up.stop() == 0
+
+
+def test_modules_of_where_it_is_started_are_not_imported(data: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    for name in ("celery", "flask", "redis", "requests", "gunicorn", "executor", "tasks", "webhook", "json"):
+        (planted / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r} + ' ')\n")
+    with running_up(data, cwd=planted) as up:
+        assert up.command("builds").returncode == 0
+        for pid in descendants(up.process.pid):
+            assert Path(f"/proc/{pid}/cwd").readlink() != planted
+        assert up.stop() == 0
+    assert not (tmp_path / "imported").exists()
+
+
+def test_what_a_killed_one_left_is_not_believed(data: Path) -> None:
+    with running_up(data) as up:
+        up.process.kill()
+        up.process.wait()
+        assert (data / "server.json").exists()
+        done = up.command("builds")
+        assert (done.returncode, "the last one was killed" in done.stderr) == (3, True)

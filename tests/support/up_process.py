@@ -119,7 +119,10 @@ class Up:
 
 @contextlib.contextmanager
 def running_up(
-    data: Path, arguments: Sequence[str] = ("--listen", "127.0.0.1:0"), environment: Mapping[str, str] | None = None
+    data: Path,
+    arguments: Sequence[str] = ("--listen", "127.0.0.1:0"),
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[Up]:
     """`pushwright up`, ready; whatever is left of it at the end is killed."""
     output = data.parent / f"{data.name}.up.txt"
@@ -127,6 +130,7 @@ def running_up(
         process = subprocess.Popen(
             [*COMMAND, "up", "--data", str(data), *arguments],
             env=dict(environment or clean_environment(data)),
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

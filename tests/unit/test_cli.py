@@ -65,7 +65,7 @@ def test_build_is_handed_to_the_executor_with_its_arguments(monkeypatch: pytest.
             assert arguments == ["--context", "."]
             return 4
 
-    monkeypatch.setitem(sys.modules, "executor.cli", Executor())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "executor.cli", Executor())
     assert cli.main(["build", "--context", "."]) == 4
 
 
@@ -87,9 +87,28 @@ def test_errors_are_two_lines_and_an_exit_status(
         def main(self, _arguments: list[str]) -> int:
             raise error
 
-    monkeypatch.setitem(sys.modules, "executor.cli", Executor())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "executor.cli", Executor())
     assert cli.main(["build"]) == status
     assert capsys.readouterr().err == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/data"), "error: Permission denied: /data\n"),
+        (RuntimeError("what?"), "error: unexpected RuntimeError at test_cli.py:"),
+    ],
+)
+def test_what_nobody_foresaw_is_no_traceback(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Executor:
+        def main(self, _arguments: list[str]) -> int:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "executor.cli", Executor())
+    assert cli.main(["build"]) == 3
+    assert capsys.readouterr().err.startswith(text)
 
 
 def test_a_reader_that_went_away_is_no_traceback() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.support.scripted_api import Answer, ScriptedApi, problem, serve_script
 from webhook import cli
 from webhook.commands.output import printable
+from webhook.embedded.directories import hold_data_directory
 
 COMMIT = "4f2a91c0" * 5
 DIGEST = "sha256:" + "ab" * 32
@@ -381,17 +382,30 @@ class TestServer:
         with serve_script() as api:
             api.answer("GET /api/v1/builds?limit=20", Answer({"builds": [], "next": None}))
             (tmp_path / "server.json").write_text(json.dumps({"url": api.url, "token": "local-token"}))
-            assert cli.main(["builds"]) == 0
-            assert api.requests[0].headers["Authorization"] == "Bearer local-token"
-            assert cli.main(["token"]) == 0
+            with hold_data_directory(tmp_path):
+                assert cli.main(["builds"]) == 0
+                assert api.requests[0].headers["Authorization"] == "Bearer local-token"
+                assert cli.main(["token"]) == 0
             assert capsys.readouterr().out == "no builds\nlocal-token\n"
 
     def test_the_local_token_goes_to_no_other_server(self, tmp_path: Path) -> None:
         with serve_script() as api:
             api.answer("GET /api/v1/builds?limit=20", Answer({"builds": [], "next": None}))
             (tmp_path / "server.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "token": "local-token"}))
-            assert cli.main(["builds", "--server", api.url]) == 0
+            with hold_data_directory(tmp_path):
+                assert cli.main(["builds", "--server", api.url]) == 0
             assert "Authorization" not in api.requests[0].headers
+
+    def test_the_token_of_a_server_that_was_killed_goes_to_nobody(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with serve_script() as somebody:
+            with hold_data_directory(tmp_path):
+                (tmp_path / "server.json").write_text(json.dumps({"url": somebody.url, "token": "local-token"}))
+            assert cli.main(["builds"]) == 3
+            assert cli.main(["builds", "--server", somebody.url]) == 6
+            assert not any("Authorization" in request.headers for request in somebody.requests)
+        assert "the last one was killed" in capsys.readouterr().err
 
     def test_a_password_of_netrc_is_not_sent(
         self, api: ScriptedApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

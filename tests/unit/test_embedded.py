@@ -30,7 +30,8 @@ from webhook.embedded.follow import LogFollower
 from webhook.embedded.redis_server import EmbeddedRedis, find_redis_server
 from webhook.embedded.signals import block_signals
 from webhook.embedded.supervisor import LONGEST_PAUSE_SECONDS, Service, StoppedError, Supervisor, pause_seconds
-from webhook.up import Place, UpOptions, environment_of_children, parse_listen
+from webhook.listen import parse_listen
+from webhook.up import Place, UpOptions, environment_of_children
 
 GUARD_SECONDS = 60.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from executor.errors import HostError, PushwrightError
 from executor.isolation.probe import Check, probe
-from webhook.client import SERVER_FILE, Client, read_server_file
+from webhook.client import Client, local_server
 from webhook.commands.arguments import Parser, add_data_option, add_json_option, data_directory
 from webhook.commands.output import print_json, printable
 from webhook.embedded.directories import make_private_directory
@@ -60,7 +60,7 @@ def _redis() -> Check:
 def _server(data: Path) -> Check:
     """Whether a server is up on the data directory; none is no fault."""
     try:
-        address = read_server_file(data / SERVER_FILE)
+        address = local_server(data)
         Client(address).get("/readyz")
     except PushwrightError as error:
         return _failed("server", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from webhook.client import SERVER_FILE, ServerAwayError, read_server_file
+from webhook.client import ServerAwayError, local_server
 from webhook.commands.arguments import Parser, add_data_option, add_json_option, data_directory
 from webhook.commands.output import print_json
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     add_json_option(parser)
     add_data_option(parser)
     options = parser.parse_args(arguments)
-    address = read_server_file(data_directory(options) / SERVER_FILE)
+    address = local_server(data_directory(options))
     if not address.token:
         raise ServerAwayError(f"the server {address.url} has no token", code="token-unset")
     if options.json:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from executor.errors import UsageError
 from webhook.commands.arguments import SECRET_SOURCES, Parser, add_data_option, data_directory, read_secret
-from webhook.up import DEFAULT_LISTEN, UpOptions, run_up
+from webhook.listen import DEFAULT_LISTEN
+from webhook.up import UpOptions, run_up
 
 _EXAMPLES = """\
 examples:

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ SOCKET_PATH_LIMIT_BYTES = 107
 _SOCKET_NAME_BYTES = len("/redis.sock")
 LOCK_NAME = "up.lock"
 _PRIVATE_FILE_LIMIT = 64 * 1024
+_LOCK_PAUSES_SECONDS = (0.05, 0.1, 0.2)
 
 
 class AlreadyRunningError(HostError):
@@ -99,14 +101,34 @@ def hold_data_directory(data: Path) -> Iterator[LockFile]:
     # close-on-exec: a child that lived on would otherwise hold the lock for us
     descriptor = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _already_running(data, descriptor) from error
+        for pause in (*_LOCK_PAUSES_SECONDS, None):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if pause is None:
+                    raise _already_running(data, descriptor) from error
+                # `is_held` of some command may have it for a moment
+                time.sleep(pause)
         yield LockFile(descriptor)
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def is_held(data: Path) -> bool:
+    """Whether an `up` has this data directory now."""
+    try:
+        descriptor = os.open(data / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class LockFile:
