@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,11 +84,11 @@ def tree(top: Path, *, directory_times: bool = True) -> dict[str, Seen]:
     for path in paths:
         status = path.lstat()
         content = b""
-        if path.is_symlink():
+        if stat.S_ISLNK(status.st_mode):
             content = os.fsencode(path.readlink())
-        elif path.is_file():
+        elif stat.S_ISREG(status.st_mode):
             content = path.read_bytes()
-        is_directory = path.is_dir() and not path.is_symlink()
+        is_directory = stat.S_ISDIR(status.st_mode)
         seen[str(path.relative_to(top))] = Seen(
             kind=oct(status.st_mode >> 12),
             mode=status.st_mode & 0o7777,
