@@ -107,7 +107,7 @@ def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[st
         _tell_others(place, token)
         say(welcome_text(place))
         received = supervisor.watch()
-        say(f"{received.name}: stopping the web server, the worker and Redis, in this order")
+        say(f"{received.name}: stopping {', '.join(supervisor.names_in_stopping_order())}")
         supervisor.stop()
         say(f"stopped; everything is kept in {data}")
     return 0

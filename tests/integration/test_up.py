@@ -142,7 +142,7 @@ class TestStopping:
             assert up.stop(number) == 0
             assert not [pid for pid in family if is_running(pid)]
             assert not (data / "server.json").exists()
-            assert f"{number.name}: stopping the web server, the worker and Redis" in up.said()
+            assert f"{number.name}: stopping web, worker, redis\n" in up.said()
             with pytest.raises(urllib.error.URLError):
                 urllib.request.urlopen(f"{url}/healthz", timeout=30)
         assert "Traceback" not in up.said() + "".join(log.read_text() for log in (data / "logs").iterdir())

@@ -84,6 +84,9 @@ class Supervisor:
             for running in self._running:
                 self._mend(running)
 
+    def names_in_stopping_order(self) -> list[str]:
+        return [running.name for running in reversed(self._running)]
+
     def stop(self) -> None:
         """Stop every child, the last one started first; a further signal makes it quick."""
         hurry = False
