@@ -100,7 +100,7 @@ class _Build:
         plan, rules = self._plan(context, platform, host_platform)
         state = self._build_stages(plan, context.source, rules, created, cell)
         image = self._finish(plan, state, context, created)
-        for destination in destinations:
+        for destination in destinations if spec.push else ():
             with self._steps.step(f"push {destination}") as step:
                 Pusher(self._client, self._store, self._observer).push(image, destination, step=step)
         return self._result(image, plan, context, destinations)
@@ -245,7 +245,7 @@ class _Build:
             manifest=image.manifest_bytes.decode(),
             config_digest=str(image.config.digest),
             platform=str(plan.platform),
-            pushed=tuple(str(item) for item in destinations),
+            pushed=tuple(str(item) for item in destinations) if self._spec.push else (),
             base_images=self._images.digests(),
             commit_time=context.commit_time,
             isolation=LEVEL,

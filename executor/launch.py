@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from executor.context.staging import is_open_to_strangers, stage
 from executor.errors import ContextError, DiskFullError, HostError, PushwrightError
 from executor.isolation import idmap, sandbox, syscalls
 from executor.isolation.runner import Runner
@@ -45,10 +46,13 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
     store.remove_abandoned()
     build_id = uuid.uuid4().hex
     with store.lease(build_id):
-        os.chown(store.work_dir(build_id), *plan.owner)
+        work = store.work_dir(build_id)
+        os.chown(work, *plan.owner)
+        if context is not None and not is_open_to_strangers(context):
+            context = _staged(context, work, plan)
         root = tempfile.mkdtemp(prefix="pushwright-")
         try:
-            binds = sandbox.builder_binds(str(location), context, _git_binds(spec))
+            binds = sandbox.builder_binds(str(location), str(context) if context else None, _git_binds(spec))
             body = _body(_seen_from_inside(spec), build_id, plan)
             event = Supervision(control, observer).run(Cell(plan, root, binds), body)
             if event["type"] == "result":
@@ -63,13 +67,21 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
             store.remove_work_dir(build_id)
 
 
-def _context_path(spec: BuildSpec) -> str | None:
+def _staged(context: Path, work: Path, plan: idmap.IdPlan) -> Path:
+    destination = work / "staged"
+    destination.mkdir(mode=0o755)
+    os.chown(destination, *plan.owner)
+    stage(context, destination, plan.owner)
+    return destination
+
+
+def _context_path(spec: BuildSpec) -> Path | None:
     if not isinstance(spec.context, DirectoryContext):
         return None
     path = Path(spec.context.path).absolute()
     if not path.is_dir():
         raise ContextError(f"expected a directory as build context, found none at {path}", code="context-missing")
-    return str(path)
+    return path
 
 
 def _git_binds(spec: BuildSpec) -> tuple[sandbox.Bind, ...]:

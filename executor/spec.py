@@ -90,7 +90,8 @@ class Limits:
 class BuildSpec:
     """One build.
 
-    `destinations` are references; one without a tag is pushed by digest only. `keep_as` names repositories of the
+    `destinations` are references; one without a tag is pushed by digest only. Without `push` they only name the image
+    in exported files. `keep_as` names repositories of the
     local store under which the image is kept for the read-only registry, as `repository` or `repository:tag`.
     `created` is seconds since the epoch for the image's `created` and history, None for now; with `clamp_times`,
     file times above it are lowered to it. `network` is that of RUN. `isolation` is a level or `auto`.
@@ -100,6 +101,7 @@ class BuildSpec:
     store: str
     dockerfile: str = "Dockerfile"
     destinations: tuple[str, ...] = ()
+    push: bool = True
     keep_as: tuple[str, ...] = ()
     target: str = ""
     platform: str = ""

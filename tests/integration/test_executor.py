@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Bench
+from tests.support.executor_run import write_context
 
 MULTI_STAGE = """\
 ARG BASE=busybox:stable
@@ -257,6 +258,21 @@ def test_ignored_files_are_not_copied(bench: Bench, tmp_path: Path) -> None:
     assert [item.name for item in layer] == [".dockerignore", "Dockerfile", "d", "keep.o"]
 
 
+def test_a_context_that_only_its_owner_may_read_is_built(bench: Bench, tmp_path: Path) -> None:
+    context = write_context(tmp_path / "closed", "FROM scratch\nCOPY key run /d/\n", {"key": "k", "run": "r"})
+    (context / "key").chmod(0o600)
+    (context / "run").chmod(0o4755)
+    context.chmod(0o700)
+    done = bench.build_in(context, "--no-push", "--oci-layout-path", tmp_path / "layout")
+    assert done.status == 0, done.events[-1]
+    (layer,) = _layers(tmp_path / "layout", done.result)
+    assert {item.name: (item.mode, item.uid) for item in layer if item.isfile()} == {
+        "d/key": (0o600, 0),
+        "d/run": (0o4755, 0),
+    }
+    assert list((bench.data / "store" / "work").iterdir()) == []
+
+
 def test_docker_archive_has_what_docker_load_reads(bench: Bench, tmp_path: Path) -> None:
     done = bench.build(
         "FROM busybox:stable\nRUN true\n", "--no-push", "-d", "team/app:1", "--tar-path", tmp_path / "image.tar"
@@ -268,7 +284,7 @@ def test_docker_archive_has_what_docker_load_reads(bench: Bench, tmp_path: Path)
     assert len(json.loads(inspected)["Layers"]) == len(json.loads(done.result["manifest"])["layers"])
     with tarfile.open(tmp_path / "image.tar") as archive:
         described = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
-    assert described[0]["RepoTags"] == []
+    assert described[0]["RepoTags"] == ["team/app:1"]
 
 
 @pytest.mark.parametrize(
