@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flask import Request
+from werkzeug.exceptions import ClientDisconnected
 
 from tasks.forges.event import PayloadError, decode_object
 from webhook.problems import RequestError
@@ -19,17 +22,43 @@ _CHUNK = 64 * 1024
 
 def read_body(request: Request) -> bytes:
     """The raw bytes, as they were signed; `request.max_content_length` bounds them also when sent in chunks."""
-    deadline = time.monotonic() + BODY_SECONDS
     parts: list[bytes] = []
+    late = threading.Event()
     try:
-        while part := request.stream.read(_CHUNK):
-            parts.append(part)
-            if time.monotonic() > deadline:
-                raise RequestError("the body did not arrive in time", code="request-timeout")
-    except OSError as error:
-        # the socket's own timeout, or the client is gone
-        raise RequestError("the body did not arrive whole", code="request-timeout") from error
+        with _deadline(request, late):
+            while part := request.stream.read(_CHUNK):
+                parts.append(part)
+    except (ClientDisconnected, OSError) as error:
+        # the deadline, the socket's own bound on silence, or the client is gone
+        raise RequestError("the body did not arrive whole, or not in time", code="request-timeout") from error
+    if late.is_set():
+        raise RequestError("the body did not arrive in time", code="request-timeout")
     return b"".join(parts)
+
+
+@contextmanager
+def _deadline(request: Request, late: threading.Event) -> Iterator[None]:
+    """Ends the reading of a body that trickles in, which no bound on silence does: nothing more is received then.
+
+    The server asks the socket until it has what was asked for, so that this cannot be noticed between two reads.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        yield
+        return
+
+    def end() -> None:
+        late.set()
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RD)
+
+    timer = threading.Timer(BODY_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def read_object(request: Request) -> Mapping[str, Any]:

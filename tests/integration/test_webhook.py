@@ -260,7 +260,7 @@ def test_followed_logs_leave_threads_for_everybody_else(redis: RedisServer, serv
 
 
 def test_connections_that_say_nothing_do_not_stop_the_others(server: WebServer, secret: str) -> None:
-    silent = [server.connect() for _ in range(THREADS * 3)]
+    silent = [server.connect() for _ in range(THREADS)]
     try:
         assert deliver(server, secret).status_code == 202
     finally:
@@ -318,6 +318,8 @@ def test_a_restart_keeps_projects_and_their_secrets(tmp_path: Path, redis: Redis
 
 
 def test_a_token_guards_a_real_server(tmp_path: Path, redis: RedisServer) -> None:
+    with redis.client() as client:
+        client.flushall()
     token = "0123456789abcdef0123456789abcdef"
     with web_server(redis, tmp_path, environ={"PUSHWRIGHT_API_TOKEN": token}) as server:
         assert server.request("GET", "/api/v1/projects").status_code == 200
@@ -372,32 +374,33 @@ def test_what_is_missing_is_said_plainly(tmp_path: Path) -> None:
     assert "cannot listen" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_client_that_trickles_is_given_up(
-    tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bound", "pause"),
+    [("webhook.serve.SOCKET_SECONDS", 0.0), ("webhook.bodies.BODY_SECONDS", 0.2)],
+    ids=["silent", "slow"],
+)
+def test_a_client_that_keeps_a_thread_waiting_is_given_up(
+    tmp_path: Path, redis: RedisServer, bound: str, pause: float
 ) -> None:
-    """The bound on silence, here of a second, is inherited by every accepted connection."""
-    starter = tmp_path / "start.py"
-    starter.write_text("import webhook.serve as s\ns.SOCKET_SECONDS = 1\nraise SystemExit(s.main())\n")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "REDIS_URL": redis.url,
-            "PUSHWRIGHT_HOME": str(tmp_path),
-        }
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(starter), "--fd", str(listener.fileno())],
-                pass_fds=[listener.fileno()],
-                env=environ,
-                stdout=log,
-                stderr=log,
-            )
+    """The bounds, here of a second: on silence, and on the time that a whole body takes."""
+    module, _, name = bound.rpartition(".")
+    program = f"import {module} as m, webhook.serve as s; m.{name} = 1; raise SystemExit(s.main())"
+    with web_server(redis, tmp_path, program=program) as server, server.connect() as connection:
+        connection.sendall(head(b" " * 10_000))
+        stop = threading.Event()
+
+        def trickle() -> None:
+            while pause and not stop.wait(pause):
+                try:
+                    connection.sendall(b" ")
+                except OSError:
+                    return
+
+        sender = threading.Thread(target=trickle)
+        sender.start()
         try:
-            with socket.create_connection(listener.getsockname(), timeout=60) as connection:
-                connection.sendall(head(BODY) + BODY[:5])
-                status, answer = read_answer(connection)
-            assert (status, answer["code"]) == (408, "request-timeout")
+            status, answer = read_answer(connection)
         finally:
-            process.terminate()
-            process.wait(30)
+            stop.set()
+            sender.join()
+    assert (status, answer["code"]) == (408, "request-timeout")
