@@ -303,17 +303,23 @@ class Store:
             os.close(descriptor)
 
     def remove_abandoned(self) -> list[str]:
-        """Remove what processes that died have left: their builds' directories, and blobs and layers half written."""
+        """Remove what processes that died have left: their builds' directories, and blobs and layers half written.
+
+        Files that belong to subordinate ids stay when this process may not touch them; the next build removes them.
+        Gives the ids of the builds removed.
+        """
         removed = []
         with storing(f"store {self.root}"):
             for home in (self.root / "blobs" / "incoming", self.unpacked_root):
-                for name in names(home):
-                    if name.startswith(NEW_PREFIX) and is_abandoned(home / name):
-                        remove(home / name)
-            for build_id in names(self.root / "work"):
-                with contextlib.suppress(_LeaseHeldError), self.lease(build_id):
-                    self.remove_work_dir(build_id)
-                    removed.append(build_id)
+                with contextlib.suppress(PermissionError):
+                    for name in names(home):
+                        if name.startswith(NEW_PREFIX) and is_abandoned(home / name):
+                            remove(home / name)
+            with contextlib.suppress(PermissionError):
+                for build_id in names(self.root / "work"):
+                    with contextlib.suppress(_LeaseHeldError), self.lease(build_id):
+                        self.remove_work_dir(build_id)
+                        removed.append(build_id)
         return removed
 
 

@@ -356,6 +356,17 @@ class TestContent:
             apply(tmp_path / "r", *members)
 
 
+@as_root
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    members = [directory(f"d{n % 7}/e{n}/") for n in range(50)] + [file(f"d{n % 7}/e{n}/f", b"x") for n in range(50)]
+    links = [hard_link(f"l{n}", "d0/e0/f") for n in range(20)] + [file(f"w{n}/.wh.x") for n in range(20)]
+    before = len(os.listdir("/proc/self/fd"))
+    apply(tmp_path / "good", *members, *links)
+    with pytest.raises(RegistryContentError):
+        apply(tmp_path / "bad", *members, hard_link("l", "none"))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 ESCAPES = {
     "dot-dot": (file("../planted", b"evil"),),
     "dot-dot-inside": (file("a/../../planted", b"evil"),),

@@ -371,6 +371,19 @@ class TestBuilds:
             assert blob.commit()[0] == Digest.of(b"whole")
         assert os.listdir(store.root / "blobs/incoming") == []
 
+    def test_what_may_not_be_touched_stays(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        store.work_dir("theirs")
+        listed = []
+
+        def refuse(directory: Path) -> list[str]:
+            listed.append(directory.name)
+            raise PermissionError(errno.EACCES, "Permission denied", str(directory))
+
+        monkeypatch.setattr("executor.store.names", refuse)
+        assert store.remove_abandoned() == []
+        assert listed == ["incoming", "1-own", "work"]
+        assert store.work_dir("theirs").is_dir()
+
     def test_what_was_just_begun_is_left_alone(self, store: Store) -> None:
         path = store.root / "blobs/incoming/.new-1"
         path.touch()
