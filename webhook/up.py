@@ -91,7 +91,7 @@ def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[st
         lock = stack.enter_context(hold_data_directory(data))
         signals = stack.enter_context(block_signals())
         place = _take_place(stack, data, options, environment)
-        lock.tell(Holder(os.getpid(), place.url))
+        lock.tell(Holder(os.getpid(), place.url, str(place.runtime)))
         child_environment = environment_of_children(place, options, environment)
         # what is wrong in the environment is said here and once, not by each child in its log
         token = read_token(Settings.from_environ(child_environment))

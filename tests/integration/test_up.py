@@ -161,10 +161,12 @@ class TestStopping:
         with running_up(data) as up:
             assert up.command("project", "add", "demo", "--url", "https://git.example/demo.git").returncode == 0
             family = descendants(up.process.pid)
+            runtime = redis_runtime(up)
             up.process.kill()
             up.process.wait()
             until(lambda: not any(map(is_running, family)), "the end of the children")
         with running_up(data) as up:
+            assert not runtime.exists()
             assert [item["name"] for item in up.json("project", "list")["projects"]] == ["demo"]
 
 
@@ -284,3 +286,5 @@ def test_what_a_killed_one_left_is_not_believed(data: Path) -> None:
         assert (data / "server.json").exists()
         done = up.command("builds")
         assert (done.returncode, "the last one was killed" in done.stderr) == (3, True)
+    with running_up(data) as up:
+        assert up.command("builds").returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -88,6 +89,20 @@ class TestDirectories:
             assert caught.value.exit_status == 3
         with hold_data_directory(tmp_path):
             pass
+
+    def test_only_a_runtime_directory_of_ours_is_removed_for_one_that_was_killed(self, tmp_path: Path) -> None:
+        left, other, link = tmp_path / "pushwright-left", tmp_path / "other", tmp_path / "pushwright-link"
+        for directory in (left, other):
+            directory.mkdir()
+            (directory / "file").touch()
+        link.symlink_to("other")
+        for path in (left, other, link):
+            holder = {"pid": 1, "url": "", "runtime": str(path)}
+            (tmp_path / directories.LOCK_NAME).write_text(json.dumps(holder))
+            with hold_data_directory(tmp_path):
+                pass
+        assert sorted(item.name for item in tmp_path.iterdir()) == ["other", "pushwright-link", "up.lock"]
+        assert (other / "file").exists()
 
     def test_a_lock_that_says_nothing_useful(self, tmp_path: Path) -> None:
         with hold_data_directory(tmp_path):

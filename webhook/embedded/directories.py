@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from executor.errors import HostError
@@ -21,6 +21,7 @@ SOCKET_PATH_LIMIT_BYTES = 107
 # the longest name of a socket that is made in a runtime directory
 _SOCKET_NAME_BYTES = len("/redis.sock")
 LOCK_NAME = "up.lock"
+_RUNTIME_PREFIX = "pushwright-"
 _PRIVATE_FILE_LIMIT = 64 * 1024
 _LOCK_PAUSES_SECONDS = (0.05, 0.1, 0.2)
 
@@ -37,6 +38,7 @@ class Holder:
 
     pid: int
     url: str
+    runtime: str = ""
 
 
 def make_private_directory(path: Path) -> Path:
@@ -110,10 +112,24 @@ def hold_data_directory(data: Path) -> Iterator[LockFile]:
                     raise _already_running(data, descriptor) from error
                 # `is_held` of some command may have it for a moment
                 time.sleep(pause)
-        yield LockFile(descriptor)
-        os.ftruncate(descriptor, 0)
+        _remove_what_was_left(read_holder(descriptor))
+        try:
+            yield LockFile(descriptor)
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _remove_what_was_left(holder: Holder | None) -> None:
+    """Remove the runtime directory of an `up` that was killed; the lock is ours now, so it is nobody's."""
+    if holder is None or not holder.runtime:
+        return
+    path = Path(holder.runtime)
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if path.name.startswith(_RUNTIME_PREFIX) and stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def is_held(data: Path) -> bool:
@@ -138,7 +154,7 @@ class LockFile:
         self._descriptor = descriptor
 
     def tell(self, holder: Holder) -> None:
-        text = json.dumps({"pid": holder.pid, "url": holder.url}).encode()
+        text = json.dumps(asdict(holder)).encode()
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
 
@@ -147,7 +163,7 @@ def read_holder(descriptor: int) -> Holder | None:
     """Who holds a lock, when its file says so."""
     try:
         value = json.loads(os.pread(descriptor, 4096, 0))
-        return Holder(pid=int(value["pid"]), url=str(value["url"]))
+        return Holder(pid=int(value["pid"]), url=str(value["url"]), runtime=str(value["runtime"]))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -175,7 +191,7 @@ def _make_runtime_directory(environment: Mapping[str, str]) -> Path:
     refused = []
     for parent in _runtime_parents(environment):
         try:
-            path = Path(tempfile.mkdtemp(prefix="pushwright-", dir=parent))
+            path = Path(tempfile.mkdtemp(prefix=_RUNTIME_PREFIX, dir=parent))
         except OSError as error:
             refused.append(f"{parent}: {error.strerror}")
             continue
