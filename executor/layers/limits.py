@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LayerLimits:
-    """`size_bytes` bounds the uncompressed archive, `headers_bytes` one extended header."""
+    """`size_bytes` bounds the uncompressed archive, `header_bytes` one extended header."""
 
     size_bytes: int = 64 << 30
     entries: int = 2_000_000
