@@ -13,7 +13,7 @@ from pathlib import Path
 
 from executor.dockerfile import history
 from executor.dockerfile.instructions import Run
-from executor.errors import StepFailedError
+from executor.errors import DiskFullError, StepFailedError
 from executor.isolation.runner import HOSTNAME, Command, Ended, Runner
 from executor.progress import Observer
 from executor.rootfs.contained import Root
@@ -21,6 +21,7 @@ from executor.rootfs.users import User, resolve_user
 from executor.steps.snapshot import Snapshots
 from executor.steps.state import StageState
 
+SPACE_FLOOR_BYTES = 1024 * 1024
 TAIL_LINES = 20
 TAIL_LINE_CHARACTERS = 500
 _CHUNK = 1 << 16
@@ -63,6 +64,7 @@ class CommandSteps:
         output = StepOutput(step, observer, self._output_limit_bytes)
         ended = self._execute(command, output)
         if ended.complaint or ended.status != 0:
+            require_space(upper)
             raise self._failure(instruction, argv, ended, output)
         remove_stubs(upper, ended.created)
         layer = self._snapshots.commit(state.directories, upper)
@@ -124,6 +126,17 @@ class CommandSteps:
             location=instruction.location,
             status=ended.status,
             tail=output.tail(),
+        )
+
+
+def require_space(directory: Path) -> None:
+    """`DiskFullError` when nothing more can be written: a command that failed then did not fail by its own fault."""
+    status = os.statvfs(directory)
+    # file systems without a table of inodes say 0 of 0
+    if status.f_bavail * status.f_frsize < SPACE_FLOOR_BYTES or (status.f_files and not status.f_favail):
+        raise DiskFullError(
+            "a command failed, and no space is left where the data directory is",
+            hint="free space there, or move the data directory to a larger file system",
         )
 
 

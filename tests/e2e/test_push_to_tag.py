@@ -108,7 +108,7 @@ def service(directory: Path, *arguments: str, **settings: str) -> Iterator[Servi
     done = run_command(data, *base)
     assert done.returncode == 0, done.stderr
     host = f"127.0.0.1:{free_port()}"
-    environment = clean_environment(data, PUSHWRIGHT_REGISTRY_MAPS=f"docker.io={host}", **QUICK, **settings)
+    environment = clean_environment(data, PUSHWRIGHT_REGISTRY_MAPS=f"docker.io={host}", **{**QUICK, **settings})
     with running_up(data, ("--listen", host, "--git-local-root", str(root), *arguments), environment) as up:
         yield Service(up, root, host)
         assert up.stop() == 0
