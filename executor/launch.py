@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import traceback
 import uuid
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 
 from executor.context.staging import is_open_to_strangers, stage
 from executor.errors import ContextError, DiskFullError, HostError, PushwrightError
-from executor.isolation import idmap, sandbox, syscalls
+from executor.isolation import idmap, sandbox
 from executor.isolation.runner import Runner
 from executor.isolation.supervisor import Cell, Control, Supervision
 from executor.progress import ENVELOPE, EventWriter, Masker, Observer, error_fields
@@ -41,20 +40,15 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
     plan = idmap.plan_ids()
     location = Path(spec.store).absolute()
     context = _context_path(spec)
+    # images may be private: nobody else on this machine shall look into the data directory
+    location.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox.enter_launcher_namespace(plan)
     store = Store.create(location, owner=plan.owner[0], ids=(plan.uids.start, plan.count))
     store.remove_abandoned()
     build_id = uuid.uuid4().hex
     with store.lease(build_id):
-        work = store.work_dir(build_id)
-        os.chown(work, *plan.owner)
-        if context is not None and not is_open_to_strangers(context):
-            context = _staged(context, work, plan)
-        root = tempfile.mkdtemp(prefix="pushwright-")
         try:
-            binds = sandbox.builder_binds(str(location), str(context) if context else None, _git_binds(spec))
-            body = _body(_seen_from_inside(spec), build_id, plan)
-            event = Supervision(control, observer).run(Cell(plan, root, binds), body)
+            event = _build(spec, store, build_id, context, plan, Supervision(control, observer))
             if event["type"] == "result":
                 # needed after the build only, and by no build that fails
                 from executor.export import export
@@ -63,8 +57,21 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
                 export(spec, result, store)
             return event
         finally:
-            _remove_root(root)
             store.remove_work_dir(build_id)
+
+
+def _build(
+    spec: BuildSpec, store: Store, build_id: str, context: Path | None, plan: idmap.IdPlan, supervision: Supervision
+) -> dict[str, Any]:
+    work = store.work_dir(build_id)
+    os.chown(work, *plan.owner)
+    if context is not None and not is_open_to_strangers(context):
+        context = _staged(context, work, plan)
+    # a mount point for every build at once: each has a mount namespace of its own
+    root = store.root.parent / "builder"
+    root.mkdir(mode=0o755, exist_ok=True)
+    binds = sandbox.builder_binds(str(store.root), str(context) if context else None, _git_binds(spec))
+    return supervision.run(Cell(plan, str(root), binds), _body(_seen_from_inside(spec), build_id, plan))
 
 
 def _staged(context: Path, work: Path, plan: idmap.IdPlan) -> Path:
@@ -96,16 +103,6 @@ def _seen_from_inside(spec: BuildSpec) -> BuildSpec:
     if isinstance(context, DirectoryContext):
         context = replace(context, path=sandbox.CONTEXT_PATH)
     return replace(spec, context=context, store=sandbox.STORE_PATH)
-
-
-def _remove_root(root: str) -> None:
-    try:
-        syscalls.umount(root)
-    except OSError as error:
-        # never mounted: the build failed before that
-        if error.errno != errno.EINVAL:
-            raise
-    Path(root).rmdir()
 
 
 def _body(spec: BuildSpec, build_id: str, plan: idmap.IdPlan) -> Callable[[Runner, Callable[[bytes], None]], int]:
