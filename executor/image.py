@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from executor.oci import (
-    CONFIG_DOCKER,
-    CONFIG_OCI,
-    LAYER_COMPRESSIONS,
-    Descriptor,
-    Digest,
-    ImageConfig,
-    Manifest,
-    OciError,
-)
+from executor.imageconfig import ImageConfig
+from executor.oci import CONFIG_DOCKER, CONFIG_OCI, LAYER_COMPRESSIONS, Descriptor, Digest, Manifest, OciError
 
 CONFIG_TYPES = frozenset({CONFIG_OCI, CONFIG_DOCKER})
 

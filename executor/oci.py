@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from executor.errors import RegistryContentError
@@ -71,34 +71,34 @@ class Digest(str):
         return self[7:]
 
 
-def _object(value: object, where: str) -> Mapping[str, Any]:
+def read_object(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise OciError(f"{where}: expected an object, found {type(value).__name__}")
     return value
 
 
-def _array(value: object, where: str) -> list[Any]:
+def read_array(value: object, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise OciError(f"{where}: expected an array, found {type(value).__name__}")
     return value
 
 
-def _text(value: object, where: str) -> str:
+def read_text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise OciError(f"{where}: expected a string, found {type(value).__name__}")
     return value
 
 
-def _string_map(value: object, where: str) -> dict[str, str]:
+def read_string_map(value: object, where: str) -> dict[str, str]:
     if value is None:
         return {}
-    return {key: _text(item, f"{where}.{key}") for key, item in _object(value, where).items()}
+    return {key: read_text(item, f"{where}.{key}") for key, item in read_object(value, where).items()}
 
 
-def _strings(value: object, where: str) -> tuple[str, ...]:
+def read_strings(value: object, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    return tuple(_text(item, f"{where}[{number}]") for number, item in enumerate(_array(value, where)))
+    return tuple(read_text(item, f"{where}[{number}]") for number, item in enumerate(read_array(value, where)))
 
 
 def decode_json(data: bytes, where: str) -> Any:
@@ -124,11 +124,11 @@ class Platform:
 
     @classmethod
     def parse(cls, value: object, where: str) -> Self:
-        fields = _object(value, where)
+        fields = read_object(value, where)
         return cls(
-            _text(fields.get("os", ""), f"{where}.os"),
-            _text(fields.get("architecture", ""), f"{where}.architecture"),
-            _text(fields.get("variant", ""), f"{where}.variant"),
+            read_text(fields.get("os", ""), f"{where}.os"),
+            read_text(fields.get("architecture", ""), f"{where}.architecture"),
+            read_text(fields.get("variant", ""), f"{where}.variant"),
         )
 
     @classmethod
@@ -171,19 +171,19 @@ class Descriptor:
 
     @classmethod
     def parse(cls, value: object, where: str) -> Self:
-        fields = _object(value, where)
+        fields = read_object(value, where)
         size = fields.get("size")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 62:
             raise OciError(f"{where}.size: expected a whole number of bytes, found {str(size)[:40]!r}")
         platform = fields.get("platform")
         return cls(
-            media_type=_text(fields.get("mediaType"), f"{where}.mediaType"),
+            media_type=read_text(fields.get("mediaType"), f"{where}.mediaType"),
             digest=Digest.parse(fields.get("digest"), f"{where}.digest"),
             size=size,
-            annotations=_string_map(fields.get("annotations"), f"{where}.annotations"),
+            annotations=read_string_map(fields.get("annotations"), f"{where}.annotations"),
             platform=None if platform is None else Platform.parse(platform, f"{where}.platform"),
-            urls=_strings(fields.get("urls"), f"{where}.urls"),
-            artifact_type=_text(fields.get("artifactType", ""), f"{where}.artifactType"),
+            urls=read_strings(fields.get("urls"), f"{where}.urls"),
+            artifact_type=read_text(fields.get("artifactType", ""), f"{where}.artifactType"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, media_type: str) -> Self:
-        fields = _object(decode_json(data, "manifest"), "manifest")
+        fields = read_object(decode_json(data, "manifest"), "manifest")
         if fields.get("schemaVersion") != 2:
             raise OciError(f"manifest.schemaVersion: expected 2, found {str(fields.get('schemaVersion'))[:40]!r}")
         declared = fields.get("mediaType", media_type)
@@ -218,7 +218,7 @@ class Manifest:
             raise OciError(
                 f"manifest.mediaType: expected an image manifest served as itself, found {declared!r} as {media_type!r}"
             )
-        layers = _array(fields.get("layers"), "manifest.layers")
+        layers = read_array(fields.get("layers"), "manifest.layers")
         if len(layers) > MAX_LAYERS or "manifests" in fields:
             raise OciError(
                 f"manifest: expected at most {MAX_LAYERS} layers and no list of manifests, found {len(layers)} layers"
@@ -227,7 +227,7 @@ class Manifest:
             config=Descriptor.parse(fields.get("config"), "manifest.config"),
             layers=tuple(Descriptor.parse(item, f"manifest.layers[{number}]") for number, item in enumerate(layers)),
             media_type=media_type,
-            annotations=_string_map(fields.get("annotations"), "manifest.annotations"),
+            annotations=read_string_map(fields.get("annotations"), "manifest.annotations"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -255,19 +255,19 @@ class Index:
 
     @classmethod
     def parse(cls, data: bytes, media_type: str) -> Self:
-        fields = _object(decode_json(data, "index"), "index")
+        fields = read_object(decode_json(data, "index"), "index")
         declared = fields.get("mediaType", media_type)
         if fields.get("schemaVersion") != 2 or declared != media_type or media_type not in INDEX_TYPES:
             raise OciError(
                 f"index.mediaType: expected an image index served as itself, found {declared!r} as {media_type!r}"
             )
-        manifests = _array(fields.get("manifests"), "index.manifests")
+        manifests = read_array(fields.get("manifests"), "index.manifests")
         if len(manifests) > MAX_LAYERS:
             raise OciError(f"index.manifests: expected at most {MAX_LAYERS}, found {len(manifests)}")
         return cls(
             manifests=tuple(Descriptor.parse(item, f"index.manifests[{n}]") for n, item in enumerate(manifests)),
             media_type=media_type,
-            annotations=_string_map(fields.get("annotations"), "index.annotations"),
+            annotations=read_string_map(fields.get("annotations"), "index.annotations"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -282,159 +282,3 @@ class Index:
 
     def encode(self) -> bytes:
         return encode_json(self.to_json())
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """One line of an image's history (image-spec, config, `history`)."""
-
-    created: str = ""
-    created_by: str = ""
-    comment: str = ""
-    author: str = ""
-    empty_layer: bool = False
-
-    @classmethod
-    def parse(cls, value: object, where: str) -> Self:
-        fields = _object(value, where)
-        texts = {
-            name: _text(fields.get(name, ""), f"{where}.{name}")
-            for name in ("created", "created_by", "comment", "author")
-        }
-        return cls(**texts, empty_layer=fields.get("empty_layer") is True)
-
-    def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = {}
-        for name in ("created", "created_by", "author", "comment"):
-            if text := getattr(self, name):
-                value[name] = text
-        if self.empty_layer:
-            value["empty_layer"] = True
-        return value
-
-
-@dataclass(frozen=True, slots=True)
-class RunConfig:
-    """What a container of the image starts with (image-spec, config, `config`); `extra` keeps fields we do not know.
-
-    `cmd` and `entrypoint` are None when absent, which is not the same as empty. `shell`, `on_build` and `healthcheck`
-    are Docker's additions, kept in OCI configs as BuildKit does.
-    """
-
-    user: str = ""
-    exposed_ports: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    entrypoint: tuple[str, ...] | None = None
-    cmd: tuple[str, ...] | None = None
-    volumes: tuple[str, ...] = ()
-    working_dir: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    stop_signal: str = ""
-    shell: tuple[str, ...] | None = None
-    on_build: tuple[str, ...] = ()
-    healthcheck: Mapping[str, Any] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, value: object, where: str = "config.config") -> Self:
-        fields = dict(_object({} if value is None else value, where))
-
-        def optional(name: str) -> tuple[str, ...] | None:
-            item = fields.pop(name, None)
-            return None if item is None else _strings(item, f"{where}.{name}")
-
-        def keys(name: str) -> tuple[str, ...]:
-            item = fields.pop(name, None)
-            return () if item is None else tuple(_object(item, f"{where}.{name}"))
-
-        healthcheck = fields.pop("Healthcheck", None)
-        return cls(
-            user=_text(fields.pop("User", None) or "", f"{where}.User"),
-            exposed_ports=keys("ExposedPorts"),
-            env=optional("Env") or (),
-            entrypoint=optional("Entrypoint"),
-            cmd=optional("Cmd"),
-            volumes=keys("Volumes"),
-            working_dir=_text(fields.pop("WorkingDir", None) or "", f"{where}.WorkingDir"),
-            labels=_string_map(fields.pop("Labels", None), f"{where}.Labels"),
-            stop_signal=_text(fields.pop("StopSignal", None) or "", f"{where}.StopSignal"),
-            shell=optional("Shell"),
-            on_build=optional("OnBuild") or (),
-            healthcheck=None if healthcheck is None else dict(_object(healthcheck, f"{where}.Healthcheck")),
-            extra=fields,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = dict(self.extra)
-        listed = {"Entrypoint": self.entrypoint, "Cmd": self.cmd, "Shell": self.shell}
-        value.update({name: list(item) for name, item in listed.items() if item is not None})
-        texts = {"User": self.user, "WorkingDir": self.working_dir, "StopSignal": self.stop_signal}
-        value.update({name: text for name, text in texts.items() if text})
-        value.update({"Env": list(self.env)} if self.env else {})
-        value.update({"OnBuild": list(self.on_build)} if self.on_build else {})
-        sets = {"ExposedPorts": self.exposed_ports, "Volumes": self.volumes}
-        value.update({name: {key: {} for key in sorted(items)} for name, items in sets.items() if items})
-        value.update({"Labels": dict(sorted(self.labels.items()))} if self.labels else {})
-        value.update({"Healthcheck": dict(self.healthcheck)} if self.healthcheck is not None else {})
-        return dict(sorted(value.items()))
-
-
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
-    """An image configuration (image-spec, config); its digest is the image ID."""
-
-    platform: Platform = field(default_factory=Platform)
-    config: RunConfig = field(default_factory=RunConfig)
-    diff_ids: tuple[Digest, ...] = ()
-    history: tuple[History, ...] = ()
-    created: str = ""
-    author: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        fields = dict(_object(decode_json(data, "config"), "config"))
-        rootfs = _object(fields.pop("rootfs", None), "config.rootfs")
-        if rootfs.get("type") != "layers":
-            raise OciError(f"config.rootfs.type: expected 'layers', found {str(rootfs.get('type'))[:40]!r}")
-        diff_ids = _array(rootfs.get("diff_ids") or [], "config.rootfs.diff_ids")
-        history = _array(fields.pop("history", None) or [], "config.history")
-        if len(diff_ids) > MAX_LAYERS or len(history) > 4 * MAX_LAYERS:
-            raise OciError(f"config: expected at most {MAX_LAYERS} layers, found {len(diff_ids)}")
-        return cls(
-            platform=Platform.parse(
-                {name: fields.pop(name, "") for name in ("os", "architecture", "variant")}, "config"
-            ),
-            config=RunConfig.parse(fields.pop("config", None)),
-            diff_ids=tuple(Digest.parse(item, f"config.rootfs.diff_ids[{n}]") for n, item in enumerate(diff_ids)),
-            history=tuple(History.parse(item, f"config.history[{n}]") for n, item in enumerate(history)),
-            created=_text(fields.pop("created", None) or "", "config.created"),
-            author=_text(fields.pop("author", None) or "", "config.author"),
-            extra=fields,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        # the legacy container fields of docker's own configs describe a container that never was; they are dropped
-        legacy = {"container", "container_config", "docker_version", "id", "parent"}
-        value: dict[str, Any] = {key: item for key, item in self.extra.items() if key not in legacy}
-        value.update(self.platform.to_json())
-        value.update({"created": self.created} if self.created else {})
-        value.update({"author": self.author} if self.author else {})
-        value["config"] = self.config.to_json()
-        value["rootfs"] = {"type": "layers", "diff_ids": [str(item) for item in self.diff_ids]}
-        value["history"] = [item.to_json() for item in self.history]
-        return dict(sorted(value.items()))
-
-    def encode(self) -> bytes:
-        return encode_json(self.to_json())
-
-    def with_layer(self, diff_id: Digest, history: History) -> ImageConfig:
-        return replace(self, diff_ids=(*self.diff_ids, diff_id), history=(*self.history, history))
-
-
-def chain_ids(diff_ids: tuple[Digest, ...]) -> tuple[Digest, ...]:
-    """The chain ID of each layer, bottom first (image-spec, config, "Layer ChainID")."""
-    chain: list[Digest] = []
-    for diff_id in diff_ids:
-        chain.append(Digest.of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
-    return tuple(chain)

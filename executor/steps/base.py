@@ -11,11 +11,12 @@ from pathlib import Path
 from executor.dockerfile.scope import StageScope
 from executor.errors import DockerfileError, PushwrightError, RegistryContentError
 from executor.image import Image
+from executor.imageconfig import History, ImageConfig, RunConfig, chain_ids
 from executor.isolation.idmap import ID_SHIFT
 from executor.layers.apply import NeedsLowerError, apply_layer
 from executor.layers.decompress import decompress
 from executor.layers.limits import LayerLimits
-from executor.oci import Descriptor, Digest, History, ImageConfig, Platform, RunConfig, chain_ids
+from executor.oci import Descriptor, Digest, Platform
 from executor.plan import ImageSource, PlannedStage
 from executor.progress import Observer
 from executor.reference import Reference

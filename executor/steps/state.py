@@ -9,7 +9,8 @@ from typing import Any
 
 from executor.dockerfile.history import COMMENT
 from executor.dockerfile.scope import StageScope
-from executor.oci import Descriptor, Digest, History, ImageConfig
+from executor.imageconfig import History, ImageConfig
+from executor.oci import Descriptor, Digest
 from executor.reference import Reference
 
 DEFAULT_SHELL = ("/bin/sh", "-c")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from executor.errors import RegistryAuthError, RegistryError, RegistryNotFoundError, RegistryUnavailableError
+from executor.imageconfig import History, ImageConfig, RunConfig
 from executor.oci import (
     CONFIG_OCI,
     INDEX_OCI,
@@ -24,12 +25,9 @@ from executor.oci import (
     MANIFEST_OCI,
     Descriptor,
     Digest,
-    History,
-    ImageConfig,
     Index,
     Manifest,
     Platform,
-    RunConfig,
 )
 from executor.reference import Reference
 from executor.registry.client import RegistryClient

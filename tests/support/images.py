@@ -5,16 +5,8 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from executor.oci import (
-    CONFIG_OCI,
-    LAYER_OCI,
-    MANIFEST_OCI,
-    Descriptor,
-    Digest,
-    ImageConfig,
-    Manifest,
-    Platform,
-)
+from executor.imageconfig import ImageConfig
+from executor.oci import CONFIG_OCI, LAYER_OCI, MANIFEST_OCI, Descriptor, Digest, Manifest, Platform
 from executor.reference import Reference
 from executor.registry.client import RegistryClient
 from tests.support.registry import FakeRegistry

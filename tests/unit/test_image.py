@@ -5,16 +5,8 @@ from __future__ import annotations
 import pytest
 
 from executor.image import Image
-from executor.oci import (
-    CONFIG_OCI,
-    LAYER_OCI,
-    MANIFEST_OCI,
-    Descriptor,
-    Digest,
-    ImageConfig,
-    Manifest,
-    OciError,
-)
+from executor.imageconfig import ImageConfig
+from executor.oci import CONFIG_OCI, LAYER_OCI, MANIFEST_OCI, Descriptor, Digest, Manifest, OciError
 from tests.support.images import descriptor_of, sample_image
 
 

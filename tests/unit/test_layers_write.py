@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from executor.errors import HostError, StepFailedError
+from executor.imageconfig import History, ImageConfig
 from executor.layers.apply import apply_layer
 from executor.layers.decompress import decompress
 from executor.layers.write import LayerResult, write_layer
@@ -26,8 +27,6 @@ from executor.oci import (
     MANIFEST_OCI,
     Descriptor,
     Digest,
-    History,
-    ImageConfig,
     Index,
     Manifest,
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from executor.errors import PushwrightError, RegistryContentError, RegistryError, RegistryUnavailableError
+from executor.imageconfig import ImageConfig
 from executor.oci import (
     CONFIG_OCI,
     INDEX_OCI,
@@ -20,7 +21,6 @@ from executor.oci import (
     MANIFEST_OCI,
     Descriptor,
     Digest,
-    ImageConfig,
     Index,
     Manifest,
     Platform,
