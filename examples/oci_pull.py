@@ -69,9 +69,15 @@ def unpack(layout: Path, root: Path) -> dict[str, Any]:
     return dict(config["config"])
 
 
+# Debian 12's Python 3.11.2 is older than extraction filters (3.11.4), which newer ones want to be told
+_FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+
+
 def _apply(archive: tarfile.TarFile, root: Path) -> None:
     for member in archive:
         path = root / member.name
+        if ".." in path.parts or not path.parent.resolve().is_relative_to(root.resolve()):
+            raise PullError(f"{member.name!r}: leads out of the image")
         if path.name == _OPAQUE:
             for item in path.parent.iterdir():
                 _remove(item)
@@ -80,13 +86,13 @@ def _apply(archive: tarfile.TarFile, root: Path) -> None:
         else:
             if not (member.isdir() and path.is_dir() and not path.is_symlink()):
                 _remove(path)
-            # the filter keeps every name and link inside `root`; absolute links, which images have, it would refuse
+            # the filter keeps links inside `root` too; absolute ones, which images have, it would refuse
             is_link = member.issym() and member.linkname.startswith("/")
             if is_link:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.symlink_to(member.linkname)
             else:
-                archive.extract(member, root, set_attrs=True, numeric_owner=True, filter="tar")
+                archive.extract(member, root, set_attrs=True, numeric_owner=True, **_FILTER)
 
 
 def _remove(path: Path) -> None:
