@@ -141,6 +141,37 @@ class TestProject:
         for secret in ("a webhook secret", "git-password", "pa:ss"):
             assert secret not in printed.out + printed.err
 
+    def test_add_takes_registry_credentials_from_a_docker_config(
+        self, api: ScriptedApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.answer("POST /api/v1/projects", Answer(PROJECT, status=201))
+        config = tmp_path / "config.json"
+        # base64 of robot:pa:ss
+        config.write_text('{"auths": {"r.example": {"auth": "cm9ib3Q6cGE6c3M="}}}')
+        words = ["project", "add", "demo", "--url", PROJECT["url"], "--docker-config", str(config)]
+        assert cli.main(words) == 0
+        body = api.requests[0].body
+        assert isinstance(body, dict)
+        assert body["registries"] == {"r.example": {"username": "robot", "password": "pa:ss"}}
+        assert "pa:ss" not in "".join(capsys.readouterr())
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('{"auths": {"r.example": {}}, "credsStore": "desktop"}', "r.example to a credential helper"),
+            ('{"auths": {"r.example": {"identitytoken": "t"}}}', "identity token"),
+            ("{", "config"),
+        ],
+    )
+    def test_add_refuses_a_docker_config_that_it_cannot_keep(
+        self, text: str, said: str, api: ScriptedApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = tmp_path / "config.json"
+        config.write_text(text)
+        assert cli.main(["project", "add", "demo", "--url", PROJECT["url"], "--docker-config", str(config)]) == 2
+        assert said in capsys.readouterr().err
+        assert not api.requests
+
     def test_add_refuses_a_password_among_the_arguments_and_does_not_repeat_it(
         self, api: ScriptedApi, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 from executor.errors import UsageError
+from executor.registry.docker_config import credentials_from_docker_config, hosts_with_helpers
 from webhook.client import Client, api_path
 from webhook.commands.arguments import (
     SECRET_SOURCES,
@@ -82,6 +84,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what a registry is shown; may be given for several hosts",
     )
+    parser.add_argument(
+        "--docker-config",
+        metavar="FILE",
+        help="take registry credentials from a Docker config.json; they are kept sealed, the file is not needed again",
+    )
     add_json_option(parser)
     add_server_options(parser)
 
@@ -97,7 +104,8 @@ def _add(options: argparse.Namespace) -> int:
     body["secret"] = options.secret if generated else read_secret(options.secret, "--secret")
     if options.git_credential:
         body["git_credential"] = read_login(options.git_credential, "--git-credential")
-    if registries := _read_registries(options.registry_credential):
+    given = _read_registries(options.registry_credential)
+    if registries := {**_from_docker_config(options.docker_config), **given}:
         body["registries"] = registries
     project = client.post(api_path("projects"), body)
     hook = _hook_url(client, project)
@@ -127,6 +135,27 @@ def _read_registries(credentials: Sequence[str]) -> dict[str, dict[str, str]]:
         if host in registries:
             raise UsageError(f"--registry-credential: {host} was given twice")
         registries[host] = read_login(login, "--registry-credential")
+    return registries
+
+
+def _from_docker_config(path: str | None) -> dict[str, dict[str, str]]:
+    """The user names and passwords of a config.json; what a project cannot keep is an error, never left out."""
+    if path is None:
+        return {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--docker-config: {path} cannot be read: {error}") from error
+    if helpers := hosts_with_helpers(text):
+        raise UsageError(
+            f"--docker-config: {path} leaves {', '.join(sorted(helpers))} to a credential helper",
+            hint="helpers are not supported yet; give --registry-credential for these hosts",
+        )
+    registries = {}
+    for host, credential in credentials_from_docker_config(text).items():
+        if credential.identity_token:
+            raise UsageError(f"--docker-config: {host} has an identity token, which a project cannot keep yet")
+        registries[host] = {"username": credential.username, "password": credential.password}
     return registries
 
 
