@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_push_to_tag import HELLO, service
 from tests.support.docker_engine import DockerEngine, docker_engine
 from tests.support.docker_registry import docker_registry
 from tests.support.executor_run import BASE_DOCKERFILE, BUSYBOX, run_executor, write_context
@@ -65,3 +66,17 @@ def test_docker_pulls_and_runs_what_was_pushed(engine: DockerEngine, context: Pa
             engine.run_command("image", "inspect", "--format", "{{.Id}}", name).stdout.strip()
             == (done.result["config_digest"])
         )
+
+
+def test_docker_logs_in_to_the_embedded_registry_and_pulls(engine: DockerEngine, tmp_path: Path) -> None:
+    with service(tmp_path) as running:
+        name, commit, build = running.pushed(HELLO, word="pulled by docker")
+        assert running.await_end(build)["state"] == "succeeded"
+        reference = f"{running.host}/{name}:{commit}"
+        refused = engine.run_command("pull", reference, check=False)
+        assert refused.returncode != 0
+        login = ("login", "--username", "pushwright", "--password-stdin", running.host)
+        engine.run_command(*login, input_bytes=running.up.server["token"].encode())
+        engine.run_command("pull", reference)
+        assert engine.run_command(*RUN_OPTIONS, reference).stdout == "PULLED BY DOCKER"
+        engine.run_command("logout", running.host)
