@@ -73,7 +73,10 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The needed stages, each behind those it depends on, the target last."""
+    """The needed stages, each behind those it depends on, the target last.
+
+    `resolved` are all stages of the file, by index.
+    """
 
     dockerfile: Dockerfile
     stages: tuple[PlannedStage, ...]
@@ -81,6 +84,7 @@ class Plan:
     global_scope: GlobalScope
     build_args: Mapping[str, str]
     unused_build_args: tuple[str, ...] = ()
+    resolved: tuple[PlannedStage, ...] = ()
 
     @property
     def target(self) -> PlannedStage:
@@ -128,6 +132,7 @@ def make_plan(
         global_scope=scope,
         build_args=dict(build_args),
         unused_build_args=_unused(dockerfile, build_args),
+        resolved=tuple(planned),
     )
 
 
@@ -197,13 +202,8 @@ class _Resolver:
         if not stage.platform:
             return self._platform
         text = self._scope.expand(stage.platform, stage.location)
-        # containerd completes a lone system or architecture by those of the machine
-        if text.lower() in _KNOWN_SYSTEMS:
-            text = f"{text}/{self._build_platform.architecture}"
-        elif text and "/" not in text:
-            text = f"{self._build_platform.os}/{text}"
         try:
-            return Platform.from_text(text)
+            return platform_of_from(text, self._build_platform)
         except OciError as error:
             raise DockerfileError(
                 f"FROM --platform={stage.platform[:60]}: expected os/architecture[/variant], found {text[:60]!r}",
@@ -247,6 +247,18 @@ class _Resolver:
                 hint=did_you_mean(text, self._by_name) or error.hint,
             ) from error
         return ImageSource(text, reference, platform, location, self._stage_names)
+
+
+def platform_of_from(text: str, build_platform: Platform) -> Platform:
+    """The platform that an expanded `FROM --platform` means; `OciError` when it is none.
+
+    A lone system or architecture is completed by those of the machine, as containerd does.
+    """
+    if text.lower() in _KNOWN_SYSTEMS:
+        text = f"{text}/{build_platform.architecture}"
+    elif text and "/" not in text:
+        text = f"{build_platform.os}/{text}"
+    return Platform.from_text(text)
 
 
 def _is_index(text: str) -> bool:

@@ -87,10 +87,14 @@ class _Request:
 
 def parse(text: bytes, file: str) -> Dockerfile:
     """The Dockerfile that `text` is; `file` names it in errors. Raises `DockerfileError`, always with a location."""
-    reading = read(text, file)
-    dockerfile = _assemble(reading, file)
+    dockerfile = parse_syntax(text, file)
     require_supported(dockerfile)
     return dockerfile
+
+
+def parse_syntax(text: bytes, file: str) -> Dockerfile:
+    """Like `parse`, but also a Dockerfile with syntax that is understood and cannot be built yet (`support`)."""
+    return _assemble(read(text, file), file)
 
 
 def parse_trigger(text: str, file: str) -> Instruction:

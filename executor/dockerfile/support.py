@@ -18,6 +18,18 @@ def require_supported(dockerfile: Dockerfile) -> None:
             _check(instruction)
 
 
+def unsupported(dockerfile: Dockerfile) -> tuple[DockerfileError, ...]:
+    """What `require_supported` refuses, for every instruction that it would refuse."""
+    found: list[DockerfileError] = []
+    for stage in dockerfile.stages:
+        for instruction in stage.instructions:
+            try:
+                _check(instruction)
+            except DockerfileError as error:
+                found.append(error)
+    return tuple(found)
+
+
 def _check(instruction: Instruction) -> None:
     match instruction:
         case Add():
