@@ -1,0 +1,1 @@
+"""How fast Pushwright is beside other builders; not part of the product."""
