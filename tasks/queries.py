@@ -94,7 +94,7 @@ def answer_commit(records: Records, project: str, prefix: str) -> CommitAnswer:
             f"several commits begin with {digits}", commits[:CANDIDATES_LIMIT], more=len(commits) > CANDIDATES_LIMIT
         )
     commit = digits if digits in commits else commits[0]
-    builds = records.builds_of_commit(project, commit)[:BUILDS_LIMIT]
+    builds = records.builds_of_commit(project, commit, BUILDS_LIMIT)
     if not builds:
         raise CommitUnknownError(f"no build of commit {commit} is on record any more")
     return CommitAnswer(project, commit, tuple(builds))

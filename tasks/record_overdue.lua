@@ -5,15 +5,26 @@ local limit, batch = tonumber(ARGV[1]), ARGV[4]
 local now = now_ms()
 local retaken, ended = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', integer(now), 'LIMIT', '0', batch)) do
-  settle_expired(id, limit, ARGV[2], now)
-  local list = field(id, 'state') == 'queued' and retaken or ended
-  list[#list + 1] = id
+  if field(id, 'state') == 'running' then
+    settle_expired(id, limit, ARGV[2], now)
+    local list = field(id, 'state') == 'queued' and retaken or ended
+    list[#list + 1] = id
+  else
+    -- its record was evicted or removed by hand: one such id must not keep every other build from being swept
+    redis.call('ZREM', RUNNING, id)
+  end
 end
 local queued = redis.call('ZCARD', QUEUED)
 local announce = {}
 -- as many messages as queued builds: nothing is lost, and a long backlog must not be announced over and over
 if redis.call('LLEN', ARGV[5]) < queued then
-  announce = redis.call('ZRANGEBYSCORE', QUEUED, '-inf', integer(now), 'LIMIT', '0', batch)
-  for _, id in ipairs(announce) do redis.call('ZADD', QUEUED, integer(now + tonumber(ARGV[3])), id) end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUED, '-inf', integer(now), 'LIMIT', '0', batch)) do
+    if field(id, 'state') == 'queued' then
+      announce[#announce + 1] = id
+      redis.call('ZADD', QUEUED, integer(now + tonumber(ARGV[3])), id)
+    else
+      redis.call('ZREM', QUEUED, id)
+    end
+  end
 end
 return {retaken, ended, announce, queued}

@@ -196,10 +196,10 @@ class Records:
             found = self._redis.zrangebylex(f"pw:commits:{project}", f"[{prefix}", f"[{prefix}\x7f", start=0, num=limit)
         return list(found)
 
-    def builds_of_commit(self, project: str, commit: str) -> list[Build]:
+    def builds_of_commit(self, project: str, commit: str, limit: int = 200) -> list[Build]:
         """Builds of one commit, newest first."""
         with redis_errors():
-            ids = self._redis.zrevrangebylex(f"pw:commit:{project}:{commit}", "+", "-")
+            ids = self._redis.zrevrangebylex(f"pw:commit:{project}:{commit}", "+", "-", start=0, num=limit)
         return self._builds(ids)
 
     def overdue(self) -> Overdue:
@@ -227,7 +227,9 @@ def _script_text(name: str) -> str:
 
 
 def _encode(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # a lone surrogate is legal in JSON and not in UTF-8: an ending that cannot be sent would leave its build running
+    return text.encode("utf-8", "replace").decode()
 
 
 def _before(state: State) -> set[State]:

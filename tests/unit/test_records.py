@@ -290,6 +290,12 @@ class TestEnd:
         assert (ended.state, ended.reason, ended.error) == (State.FAILED, "step-failed", error)
         assert ended.finished >= ended.started > 0
 
+    def test_text_that_utf_8_cannot_hold_does_not_leave_the_build_running(self, records: Records) -> None:
+        build, _ = records.create(request())
+        claim = claimed(records, build.id)
+        assert records.finish(claim, State.FAILED, "x", error={"message": "a\ud800b"}) is Written.DONE
+        assert records.get(build.id).error == {"message": "a?b"}
+
     def test_a_repeated_ending_is_no_loss(self, records: Records) -> None:
         build, _ = records.create(request())
         claim = claimed(records, build.id)
@@ -390,6 +396,21 @@ class TestOverdue:
         wait_past(BRIEF)
         assert records.overdue().ended == (build.id,)
         assert records.get(build.id).state is State.CANCELLED
+
+    def test_one_record_that_is_gone_does_not_keep_the_others_from_being_swept(
+        self, records: Records, redis: Client
+    ) -> None:
+        lost, _ = records.create(request())
+        waiting, _ = records.create(request("cd" * 20))
+        claimed(records, lost.id, BRIEF)
+        redis.zadd("pw:running", {"0" * 26: 0})
+        redis.zadd("pw:queued", {"1" * 26: 0})
+        wait_past(BRIEF)
+        found = records.overdue()
+        assert found.retaken == (lost.id,)
+        assert set(found.unannounced) == {lost.id, waiting.id}
+        assert redis.zrange("pw:running", 0, -1) == []
+        assert set(redis.zrange("pw:queued", 0, -1)) == {lost.id, waiting.id}
 
 
 class TestQuestions:
