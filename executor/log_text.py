@@ -19,7 +19,7 @@ class LogText:
     """Renders events one by one; output that ends within a line is held until its rest comes."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[object, object], str] = {}
+        self._held: dict[tuple[str, str], str] = {}
         self._renderers: dict[object, Callable[[Mapping[str, Any]], str]] = {
             "build-started": self._build_started,
             "step-started": self._step_started,
@@ -45,19 +45,20 @@ class LogText:
         return "build started: " + ", ".join(f"{name} {_clean(event.get(name))}" for name in names) + "\n"
 
     def _step_started(self, event: Mapping[str, Any]) -> str:
-        return f"#{event.get('step')} {_clean(event.get('name'))}\n"
+        return f"#{_clean(event.get('step'))} {_clean(event.get('name'))}\n"
 
     def _step_log(self, event: Mapping[str, Any]) -> str:
-        step, stream = event.get("step"), event.get("stream")
+        step, stream = str(event.get("step")), str(event.get("stream"))
         *lines, rest = (self._held.pop((step, stream), "") + str(event.get("data", ""))).split("\n")
         if rest:
             self._held[step, stream] = rest
         return "".join(_output_line(step, line) for line in lines)
 
     def _step_finished(self, event: Mapping[str, Any]) -> str:
-        step = event.get("step")
+        step, seconds = str(event.get("step")), event.get("seconds")
         outcome = f"error: {_clean(event['error'])}" if event.get("error") else "done"
-        return f"{self._flush(step)}#{step} {outcome} {float(event.get('seconds') or 0):.1f}s\n"
+        took = f"{seconds:.1f}s" if isinstance(seconds, int | float) else ""
+        return f"{self._flush(step)}#{_clean(step)} {outcome} {took}\n"
 
     def _warning(self, event: Mapping[str, Any]) -> str:
         return f"warning: {_place(event)}{_clean(event.get('message'))}\n"
@@ -69,7 +70,7 @@ class LogText:
     def _result(self, event: Mapping[str, Any]) -> str:
         return f"{self._flush_all()}image {_clean(event.get('digest'))}\n"
 
-    def _flush(self, step: object) -> str:
+    def _flush(self, step: str) -> str:
         keys = [key for key in self._held if key[0] == step]
         return "".join(_output_line(step, self._held.pop(key)) for key in keys)
 
@@ -77,14 +78,14 @@ class LogText:
         return "".join(self._flush(step) for step in dict.fromkeys(key[0] for key in self._held))
 
 
-def _output_line(step: object, line: str) -> str:
+def _output_line(step: str, line: str) -> str:
     # a line that a carriage return would have overwritten is a progress bar: only its last state is of use
     text = _clean(line.rstrip("\r").rpartition("\r")[2])
-    return f"#{step} | {text}{_SGR_RESET if chr(27) in text else ''}\n"
+    return f"#{_clean(step)} | {text}{_SGR_RESET if chr(27) in text else ''}\n"
 
 
 def _place(event: Mapping[str, Any]) -> str:
-    return f"{_clean(event['file'])}:{event.get('line') or ''}: " if event.get("file") else ""
+    return f"{_clean(event['file'])}:{_clean(event.get('line'))}: " if event.get("file") else ""
 
 
 def _clean(text: object) -> str:

@@ -21,6 +21,7 @@ Steps of pulling, cloning and pushing are steps like those of the Dockerfile. `r
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,29 @@ EVENT_TYPES = frozenset(
         "error",
     }
 )
+_NUMBER = (int, float)
+# whoever builds reads hostile bytes: what it sends is believed only in this form
+_FIELD_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "seq": int,
+    "ts": _NUMBER,
+    "step": int,
+    "line": int,
+    "seconds": _NUMBER,
+    "done_bytes": int,
+    "total_bytes": int,
+    "exit_status": int,
+    **dict.fromkeys(
+        ("name", "stream", "data", "what", "item", "code", "message", "hint", "file", "fixable_by", "error", "level"),
+        str,
+    ),
+}
+_REQUIRED: Mapping[str, frozenset[str]] = {
+    "step-started": frozenset({"step", "name"}),
+    "step-log": frozenset({"step", "stream", "data"}),
+    "step-finished": frozenset({"step"}),
+    "warning": frozenset({"code", "message"}),
+    "error": frozenset({"code", "message"}),
+}
 # a longer line in an event stream is damage, not an event; a manifest is at most 4 MiB and JSON doubles it at worst
 EVENT_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -140,14 +164,32 @@ class EventWriter:
 
 
 def parse_event(line: bytes) -> dict[str, Any]:
-    """One event from a line; `UsageError` when it is none."""
+    """One event from a line, its fields of the types that their readers count on; `UsageError` when it is none."""
     try:
-        event = json.loads(line)
+        event = json.loads(line, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"event: not JSON: {error}", code="event-invalid") from error
-    if not isinstance(event, dict) or event.get("v") != EVENT_VERSION or event.get("type") not in EVENT_TYPES:
+    if not isinstance(event, dict) or event.get("v") != EVENT_VERSION or not _is_known(event.get("type")):
         raise UsageError("event: expected an object of version 1 with a known type", code="event-invalid")
+    for name in event.keys() & _FIELD_TYPES.keys():
+        # a boolean is an int to Python
+        if not isinstance(event[name], _FIELD_TYPES[name]) or isinstance(event[name], bool):
+            raise UsageError(f"event: {name}: found {type(event[name]).__name__}", code="event-invalid")
+    if missing := _REQUIRED.get(event["type"], frozenset()) - event.keys():
+        raise UsageError(f"event: expected {', '.join(sorted(missing))} in {event['type']}", code="event-invalid")
     return event
+
+
+def _is_known(event_type: object) -> bool:
+    return isinstance(event_type, str) and event_type in EVENT_TYPES
+
+
+def _finite(text: str) -> float:
+    """A number that JSON knows: Python would read NaN and Infinity, and hand them on to whoever does not."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a number, found {text[:20]}")
+    return number
 
 
 def error_fields(error: PushwrightError) -> dict[str, Any]:

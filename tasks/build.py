@@ -31,6 +31,9 @@ T = TypeVar("T")
 # a cancelled executor says so and leaves within this time, or is killed
 CANCEL_SECONDS = 5.0
 REDIS_PAUSE_SECONDS = 0.5
+# an error is kept in a record and sent with every list of builds
+ERROR_TEXT_LIMIT = 4096
+ERROR_TAIL_LINES = 50
 # ends that the executor reports when it lost us, not because of the build
 ABANDONED_CODES = frozenset({"lease-silent", "worker-gone", "cancelled"})
 
@@ -81,6 +84,21 @@ def ending_of_interruption(why: Interruption, deadline_seconds: float) -> Ending
     return Ending(State.QUEUED, str(why), is_counted=why is not Interruption.STOPPING)
 
 
+def error_of_event(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An executor's error as the record keeps it: what an error has, in lengths that can be shown."""
+    error: dict[str, Any] = {
+        name: fields[name][:ERROR_TEXT_LIMIT]
+        for name in ("code", "message", "fixable_by", "hint", "file")
+        if name in fields
+    }
+    error["retryable"] = fields.get("retryable") is True
+    error.update({name: fields[name] for name in ("line", "status") if isinstance(fields.get(name), int)})
+    tail = fields.get("tail")
+    if isinstance(tail, list):
+        error["tail"] = [str(line)[:ERROR_TEXT_LIMIT] for line in tail[-ERROR_TAIL_LINES:]]
+    return error
+
+
 @dataclass(slots=True)
 class _Report:
     """What the executor's events amount to."""
@@ -96,7 +114,7 @@ class _Report:
             event = {key: value for key, value in event.items() if key != "manifest"}
         elif event["type"] == "error":
             # whether it is the last word is decided when the executor has ended
-            self.error = {key: value for key, value in fields.items() if key != "exit_status"}
+            self.error = error_of_event(fields)
             return
         writer.write(event)
 
@@ -147,6 +165,8 @@ class BuildRunner:
         build = claim.build
         while True:
             ending = self._attempt(build, claim, lease, writer)
+            # whoever sees the ending, or takes the build up, shall find a log that has been told to its end
+            writer.flush()
             written = self._write(claim, ending)
             if written is not Written.TAGS_ADDED:
                 return ending, written

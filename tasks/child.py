@@ -25,6 +25,7 @@ READ_BYTES = 256 * 1024
 STDERR_BYTES = 8 * 1024
 # after end of file on its control pipe the executor has this long to end its tree by itself
 FAREWELL_SECONDS = 5.0
+LAST_WORDS_SECONDS = 1.0
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -42,6 +43,7 @@ class ExecutorChild:
         self._control: int | None = control_write
         self._control_lock = threading.Lock()
         self._pending = bytearray()
+        self._stderr_reader: threading.Thread | None = None
         self._stderr = bytearray()
         os.set_blocking(events_read, False)
         # a stopped executor must not stop the heartbeat too
@@ -88,7 +90,8 @@ class ExecutorChild:
         if stdin is None or stderr is None:
             raise AssertionError("the process was started with pipes")
         threading.Thread(target=_write_all, args=(stdin, specification), daemon=True).start()
-        threading.Thread(target=self._keep_stderr, args=(stderr,), daemon=True).start()
+        self._stderr_reader = threading.Thread(target=self._keep_stderr, args=(stderr,), daemon=True)
+        self._stderr_reader.start()
 
     def renew(self) -> None:
         """Tells the executor that its lease holds."""
@@ -132,6 +135,9 @@ class ExecutorChild:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        if self._stderr_reader is not None:
+            # its last words may still be in the pipe, which something it started may hold open
+            self._stderr_reader.join(LAST_WORDS_SECONDS)
         status = self._process.returncode
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         text = self._stderr.decode("utf-8", "replace").strip()

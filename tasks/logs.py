@@ -6,6 +6,7 @@ it stays valid in the archive.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zlib
@@ -24,6 +25,8 @@ OPEN = "pw:logs:open"
 # a reader waits less than the client's socket timeout, and looks again
 LONGEST_WAIT_MS = 2000
 PAGE_ENTRIES = 64
+UNPACK_BYTES = 256 * 1024
+BEGINNING = (0, 0, -1)
 CURSOR = re.compile(r"([0-9]{1,15})-([0-9]{1,15})\.([0-9]{1,9})")
 Event = Mapping[str, Any]
 
@@ -45,10 +48,13 @@ class Logs:
         self._append = redis.register_script(_script_text("append"))
         self._archive = redis.register_script(_script_text("archive"))
 
-    def append(self, build_id: str, chunk: str, last_words: str) -> bool:
-        """Adds lines of events; past the limit `last_words` are written once instead, and nothing after them."""
+    def append(self, build_id: str, chunk: str, last_words: str, name: str = "") -> bool:
+        """Adds lines of events; past the limit `last_words` are written once instead, and nothing after them.
+
+        With a `name` of its own a chunk may be sent again when it is not known whether it arrived.
+        """
         with redis_errors():
-            arguments = [build_id, self._limit_bytes, chunk, last_words]
+            arguments = [build_id, self._limit_bytes, chunk, last_words, name]
             return bool(self._append(keys=_keys(build_id), args=arguments))
 
     def archive(self, build_id: str) -> None:
@@ -71,12 +77,14 @@ class Logs:
     def read(self, build_id: str, after: str = "", *, block_ms: int = 0, limit: int = 1000) -> LogPage:
         """Events after the cursor `after`, or from the beginning; waits up to `block_ms` where there is none yet.
 
-        A page may be empty although the log goes on. The cursor of a page's last event is where the next begins.
+        A page may be empty although the log goes on. The cursor of a page's last event is where the next begins; an
+        ended log is read faster by `archived`.
         """
-        since = _cursor_key(after) if after else (0, 0, -1)
-        archived = self._read_archive(build_id, since, limit)
+        archived = self.archived(build_id, after)
         if archived is not None:
-            return archived
+            page = tuple(itertools.islice(archived, limit))
+            return LogPage(page, is_end=len(page) < limit)
+        since = _cursor_key(after) if after else BEGINNING
         events = self._read_stream(build_id, since, limit)
         if not events and block_ms > 0:
             with redis_errors():
@@ -86,20 +94,11 @@ class Logs:
             events = self._read_stream(build_id, since, limit)
         return LogPage(tuple(events), is_end=False)
 
-    def _read_archive(self, build_id: str, since: tuple[int, int, int], limit: int) -> LogPage | None:
+    def archived(self, build_id: str, after: str = "") -> Iterator[tuple[str, Event]] | None:
+        """All events of an ended log after the cursor `after`, unpacked as they are read; None while it is open."""
         with redis_errors():
             data = self._redis.execute_command("GET", _keys(build_id)[1], **{NEVER_DECODE: True})
-        if data is None:
-            return None
-        events: list[tuple[str, Event]] = []
-        for line in zlib.decompress(data).splitlines():
-            cursor, _, text = line.decode().partition("\t")
-            if _cursor_key(cursor) <= since:
-                continue
-            if len(events) == limit:
-                return LogPage(tuple(events), is_end=False)
-            events.append((cursor, json.loads(text)))
-        return LogPage(tuple(events), is_end=True)
+        return None if data is None else _archived_events(data, _cursor_key(after) if after else BEGINNING)
 
     def _read_stream(self, build_id: str, since: tuple[int, int, int], limit: int) -> list[tuple[str, Event]]:
         events: list[tuple[str, Event]] = []
@@ -126,8 +125,27 @@ class Logs:
             start = f"({entries[-1][0]}"
 
 
+def _archived_events(data: bytes, since: tuple[int, int, int]) -> Iterator[tuple[str, Event]]:
+    for line in _unpacked_lines(data):
+        cursor, _, text = line.decode().partition("\t")
+        if _cursor_key(cursor) > since:
+            yield cursor, json.loads(text)
+
+
+def _unpacked_lines(data: bytes) -> Iterator[bytes]:
+    decompressor = zlib.decompressobj()
+    rest = b""
+    while not decompressor.eof:
+        unpacked = decompressor.decompress(data, UNPACK_BYTES)
+        *lines, rest = (rest + unpacked).split(b"\n")
+        yield from lines
+        if not unpacked and not decompressor.unconsumed_tail:
+            return
+        data = decompressor.unconsumed_tail
+
+
 def _keys(build_id: str) -> list[str]:
-    return [f"pw:log:{build_id}", f"pw:logarchive:{build_id}", f"pw:logsize:{build_id}", OPEN]
+    return [f"pw:log:{build_id}", f"pw:logarchive:{build_id}", f"pw:logstate:{build_id}", OPEN]
 
 
 def _cursor_key(cursor: str) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ CHUNK_BYTES = 64 * 1024
 CHUNK_SECONDS = 0.2
 RETRY_SECONDS = 0.5
 # how long the end of a build waits for an absent Redis to take the last lines
+FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 10.0
 
 
@@ -31,9 +33,12 @@ class LogWriter:
         self._build_id = build_id
         self._attempt = attempt
         self._seq = 0
+        self._token = secrets.token_hex(8)
+        self._chunks = 0
         self._lines: list[str] = []
         self._bytes = 0
         self._full = False
+        self._writing = False
         self._closed = False
         self._give_up_at = float("inf")
         self._changed = threading.Condition()
@@ -64,9 +69,15 @@ class LogWriter:
             if self._bytes >= CHUNK_BYTES:
                 self._changed.notify()
 
-    def say(self, event_type: str, **fields: Any) -> None:
+    def say(self, event_type: str, /, **fields: Any) -> None:
         """Adds an event of the worker's own."""
-        self.write({"v": EVENT_VERSION, "ts": round(time.time(), 6), "type": event_type, **fields})
+        self.write({**fields, "v": EVENT_VERSION, "ts": round(time.time(), 6), "type": event_type})
+
+    def flush(self) -> None:
+        """Waits until all that was written is in the log, but not long for an absent Redis."""
+        with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._lines and not self._writing, FLUSH_SECONDS)
 
     def _line(self, event: Mapping[str, Any]) -> str:
         numbered = {**event, "seq": self._seq + 1, "attempt": self._attempt}
@@ -82,8 +93,12 @@ class LogWriter:
                 chunk = self._take_chunk()
                 if not chunk and self._closed:
                     return
+                self._writing = bool(chunk)
             if chunk and not self._append(chunk):
                 return
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
 
     def _take_chunk(self) -> list[str]:
         taken, size = 0, 0
@@ -98,9 +113,11 @@ class LogWriter:
         """Whether there is any use in going on."""
         with self._changed:
             last_words = self._last_words()
+            self._chunks += 1
+            name = f"{self._token}:{self._chunks}"
         while True:
             try:
-                written = self._logs.append(self._build_id, "\n".join(chunk), last_words)
+                written = self._logs.append(self._build_id, "\n".join(chunk), last_words, name)
             except RedisUnavailableError:
                 with self._changed:
                     if time.monotonic() > self._give_up_at:

@@ -455,6 +455,48 @@ def test_redis_away_beyond_the_lease_while_workers_wait_for_messages(make_site: 
     assert site.ended(site.push(["result"], commit="b")).state is State.SUCCEEDED
 
 
+@pytest.mark.parametrize("away_seconds", [1.5, 6.0])
+def test_redis_away_while_a_tag_is_put(make_site: Callable[..., Site], away_seconds: float) -> None:
+    """Shorter than the lease, and longer: then another attempt publishes the recorded image, and none is built."""
+    site = make_site(keeps_data=True)
+    site.start_worker()
+    held = site.tags.with_suffix(".held")
+    held.touch()
+    build = site.push(["result"])
+    until(held.with_suffix(".waits").exists, "the tag is about to be put")
+    site.server.kill()
+    held.unlink()
+    time.sleep(away_seconds)
+    site.server.start()
+    ended = site.ended(build)
+    assert (ended.state, [result["tags"] for result in ended.results]) == (State.SUCCEEDED, [["a" * 40]])
+    assert site.puts() == ["a" * 40]
+    assert len(site.entries("begin")) == 1
+
+
+def test_whoever_sees_the_end_finds_the_whole_log(site: Site) -> None:
+    site.start_worker()
+    for number in range(5):
+        error = {"code": "dockerfile-syntax", "message": "the reason", "retryable": False}
+        build = site.push(["error", error], n=str(number), commit="abcde"[number])
+        site.ended(build)
+        assert [event["message"] for _, event in site.logs.read(build.id).events] == ["the reason"]
+
+
+def test_a_hostile_error_is_the_build_s_end_and_no_more(site: Site) -> None:
+    site.start_worker()
+    error = {
+        "code": "x-\ud800",
+        "message": "\x1b]0;owned\x07\ud800" + "m" * 1_000_000,
+        "retryable": False,
+        "event_type": "z",
+    }
+    ended = site.ended(site.push(["error", error]))
+    assert (ended.state, ended.reason, ended.attempt) == (State.FAILED, "x-?", 1)
+    assert ended.error
+    assert len(str(ended.error)) < 10_000
+
+
 def test_a_tag_asked_for_during_the_build_is_put_too(site: Site) -> None:
     site.start_worker()
     build = site.push(["wait-file", str(site.directory / "go")], ["result"])

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ class FilePublisher:
 
     def put_tag(self, repository: str, tag: str, descriptor: Descriptor, data: bytes) -> None:
         assert Digest.of(data) == descriptor.digest
+        held = self._path.with_suffix(".held")
+        while held.exists():
+            held.with_suffix(".waits").touch()
+            time.sleep(0.02)
         down = self._path.with_suffix(".down")
         if down.exists():
             raise RegistryUnavailableError(f"{repository}: the registry is away")

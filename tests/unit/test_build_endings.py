@@ -9,14 +9,23 @@ from executor.errors import (
     DiskFullError,
     DockerfileError,
     IsolationError,
+    Location,
     PushwrightError,
     RegistryAuthError,
     RegistryUnavailableError,
     StepFailedError,
 )
+from executor.progress import error_fields
 from executor.spec import BuildSpec, Credential, GitContext
 from tasks.app import broker_url, create_app
-from tasks.build import Ending, ending_of_error, ending_of_interruption
+from tasks.build import (
+    ERROR_TAIL_LINES,
+    ERROR_TEXT_LIMIT,
+    Ending,
+    ending_of_error,
+    ending_of_interruption,
+    error_of_event,
+)
 from tasks.errors import ExecutorDiedError, RedisUnavailableError, TagConflictError
 from tasks.lease import Interruption
 from tasks.lifecycle import State
@@ -51,6 +60,28 @@ def test_what_passes_is_tried_three_times_with_growing_pauses(error: PushwrightE
     assert [ending.delay_seconds for ending in endings] == [5.0, 20.0, 0.0]
     assert {ending.reason for ending in endings} == {error.code}
     assert all(ending.is_counted for ending in endings)
+
+
+def test_an_executor_s_error_is_kept_whole() -> None:
+    error = StepFailedError("x", status=3, tail=("a", "b"), hint="h", location=Location("Dockerfile", 3))
+    assert error_of_event(error_fields(error)) == error.to_dict()
+
+
+def test_a_hostile_error_does_not_grow_the_record() -> None:
+    kept = error_of_event(
+        {
+            "code": "c",
+            "message": "m" * 1_000_000,
+            "tail": ["t" * 1_000_000] * 1000,
+            "retryable": "yes",
+            "line": "no number",
+            "event_type": "warning",
+            "more": ["x"] * 1_000_000,
+        }
+    )
+    assert set(kept) == {"code", "message", "retryable", "tail"}
+    assert kept["retryable"] is False
+    assert len(str(kept)) < (ERROR_TAIL_LINES + 1) * (ERROR_TEXT_LIMIT + 10) + 1000
 
 
 def test_one_pause_serves_for_all() -> None:

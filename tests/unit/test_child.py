@@ -76,7 +76,7 @@ def test_the_end_of_the_control_pipe_ends_the_tree(tmp_path: Path) -> None:
 def test_one_that_ignores_everything_is_killed_with_its_group(tmp_path: Path) -> None:
     text = (
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        'if pid := os.fork(): os.write(events, b\'{"v":1,"type":"warning","pid":%d}\\n\' % pid)\n'
+        'if pid := os.fork(): os.write(events, b\'{"v":1,"type":"step-progress","pid":%d}\\n\' % pid)\n'
         "time.sleep(600)"
     )
     seen: list[dict[str, Any]] = []
@@ -127,6 +127,13 @@ def test_a_descriptor_held_by_a_left_over_process_does_not_hold_us(tmp_path: Pat
         (b"[]\\n", UsageError),
         (b'{\\"v\\":1,\\"type\\":\\"made-up\\"}\\n', UsageError),
         (b"\\xff\\xfe\\n", UsageError),
+        (b"[" * 100_000 + b"\\n", UsageError),
+        (b'{\\"v\\":1,\\"type\\":[]}\\n', UsageError),
+        (b'{\\"v\\":1,\\"type\\":\\"error\\"}\\n', UsageError),
+        (b'{\\"v\\":1,\\"type\\":\\"error\\",\\"code\\":[],\\"message\\":\\"\\"}\\n', UsageError),
+        (b'{\\"v\\":1,\\"type\\":\\"step-finished\\",\\"step\\":1,\\"seconds\\":NaN}\\n', UsageError),
+        (b'{\\"v\\":1,\\"type\\":\\"step-finished\\",\\"step\\":1,\\"seconds\\":1e999}\\n', UsageError),
+        (b'{\\"v\\":1,\\"type\\":\\"step-finished\\",\\"step\\":\\"\\x1b]0;x\\x07\\"}\\n', UsageError),
     ],
 )
 def test_a_line_that_is_no_event_is_refused(tmp_path: Path, line: bytes, error: type[Exception]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 
@@ -73,7 +74,7 @@ def test_stream_and_archive_read_alike_from_every_cursor(logs: Logs, redis: Clie
     assert [logs.read(BUILD, cursor).events for cursor in cursors] == tails
     assert [len(tail) for tail in tails] == list(range(200, -1, -1))
     assert logs.read(BUILD).is_end
-    assert redis.exists(f"pw:log:{BUILD}", f"pw:logsize:{BUILD}") == 0
+    assert redis.exists(f"pw:log:{BUILD}", f"pw:logstate:{BUILD}") == 0
     assert logs.unarchived() == []
 
 
@@ -176,3 +177,32 @@ def test_the_archive_is_compressed(logs: Logs, redis: Client) -> None:
     raw = redis.execute_command("GET", f"pw:logarchive:{BUILD}", NEVER_DECODE=True)
     assert len(raw) < 1000
     assert len(zlib.decompress(raw)) > 50_000
+
+
+def test_a_chunk_that_is_sent_again_is_in_the_log_once(logs: Logs) -> None:
+    for name in ("w:1", "w:1", "w:2"):
+        assert logs.append(BUILD, json.dumps({"data": name}), "{}", name)
+    assert texts(logs) == ["w:1", "w:2"]
+
+
+def test_what_was_flushed_can_be_read(logs: Logs) -> None:
+    with LogWriter(logs, BUILD, 1) as writer:
+        for number in range(50):
+            writer.say("step-log", step=1, stream="stdout", data=str(number))
+            writer.flush()
+            assert texts(logs)[-1] == str(number)
+
+
+def test_an_archive_is_unpacked_as_it_is_read(logs: Logs) -> None:
+    # highly compressible, and far larger than what is unpacked at a time
+    line = json.dumps({"data": "x" * 1000})
+    for number in range(80):
+        assert logs.append(BUILD, "\n".join([line] * 60), "{}", str(number))
+    logs.archive(BUILD)
+    tracemalloc.start()
+    found = logs.archived(BUILD)
+    assert found is not None
+    assert sum(1 for _ in found) == 4800
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_000_000
