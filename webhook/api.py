@@ -19,7 +19,7 @@ from webhook.bodies import only_members, read_object
 from webhook.problems import RequestError
 from webhook.services import services
 from webhook.shapes import build_shape, commit_shape, project_shape
-from webhook.streams import LogSource, as_ndjson, as_text
+from webhook.streams import LogSource, as_ndjson, as_text, has_left
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 
@@ -138,7 +138,8 @@ def show_logs(build_id: str) -> ResponseReturnValue:
             code="too-many-streams",
             hint="ask again in a moment, or without follow=1",
         )
-    items = source.items(after, follow=follow, is_stopping=lambda: at.streams.is_stopping)
+    connection = request.environ.get("gunicorn.socket")
+    items = source.items(after, follow=follow, is_stopping=lambda: at.streams.is_stopping or has_left(connection))
     response = Response(render(items), content_type=media_type)
     if follow:
         # also when the client is gone before the first line

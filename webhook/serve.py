@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +29,41 @@ DEFAULT_THREADS = 24
 GRACEFUL_SECONDS = 10
 # a client that neither sends nor takes a byte for this long is given up
 SOCKET_SECONDS = 30
+# a request line with headers that takes longer is given up, however steadily it trickles in
+HEAD_SECONDS = 10.0
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threads, which also end followed logs when they are asked to stop."""
+    """gunicorn's threads, which give up heads that trickle in, and end followed logs when they are asked to stop."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # connections whose request line and headers are awaited by a thread, and until when
+        self._heads: dict[Any, float] = {}
+
+    def handle(self, conn: Any) -> Any:
+        """One connection's turn, in a thread of the pool."""
+        self._heads[conn] = time.monotonic() + HEAD_SECONDS
+        try:
+            return super().handle(conn)
+        finally:
+            self._heads.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """The head is there; from here on the views have bounds of their own."""
+        self._heads.pop(conn, None)
+        return super().handle_request(req, conn)
+
+    def notify(self) -> None:
+        """Called by the main loop about every second."""
+        super().notify()
+        now = time.monotonic()
+        for conn, until in list(self._heads.items()):
+            if now > until:
+                self._heads.pop(conn, None)
+                # the thread that waits on it reads an end of file
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         app: Flask | None = getattr(self, "wsgi", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class LogSource:
         while not is_stopping():
             # the record is read before the log: whatever is over has nothing left to say that the log lacks
             build = self.records.get(self.build_id)
+            archived = self.logs.archived(self.build_id, cursor)
+            if archived is not None:
+                yield from ({"cursor": place, "event": dict(event)} for place, event in archived)
+                yield _end(self.records.get(self.build_id))
+                return
             page = self.logs.read(self.build_id, cursor, block_ms=self._wait_ms(build, follow))
             for cursor, event in page.events:
                 yield {"cursor": cursor, "event": dict(event)}
@@ -53,7 +59,7 @@ class LogSource:
                 quiet_since = time.monotonic()
                 continue
             if build.state.is_final:
-                yield {"end": {"state": str(build.state), "reason": build.reason}}
+                yield _end(build)
                 return
             if not follow:
                 return
@@ -68,6 +74,22 @@ class LogSource:
         return LAST_WORDS_MS if build.state.is_final else WAIT_MS
 
 
+def _end(build: Build) -> Item:
+    return {"end": {"state": str(build.state), "reason": build.reason}}
+
+
+def has_left(connection: socket.socket | None) -> bool:
+    """Whether the client closed its connection, which without a byte to send is noticed in no other way."""
+    if connection is None:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def as_ndjson(items: Iterator[Item | None]) -> Iterator[bytes]:
     """One object per line; an empty line shows that the connection lives."""
     for item in items:
@@ -77,6 +99,8 @@ def as_ndjson(items: Iterator[Item | None]) -> Iterator[bytes]:
 def as_text(items: Iterator[Item | None]) -> Iterator[bytes]:
     """What a person reads, without cursors, and without what could drive a terminal."""
     text = LogText()
+    # the head goes out with the first piece, and a build may be silent for long
+    yield b""
     for item in items:
         if item is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -257,6 +258,48 @@ def test_followed_logs_leave_threads_for_everybody_else(redis: RedisServer, serv
     while server.request("GET", f"/api/v1/builds/{build_id}/logs?follow=1").status_code != 200:
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_a_reader_of_text_who_left_gives_the_place_back(redis: RedisServer, server: WebServer, secret: str) -> None:
+    build_id = deliver(server, secret).json()["builds"][0]["id"]
+    path = f"/api/v1/builds/{build_id}/logs?follow=1"
+    for _ in range(THREADS // 2):
+        with server.connect() as connection:
+            connection.sendall(f"GET {path}&format=text HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            # before there is a line to be read, it is known that the question was understood
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    # nothing is ever written to them: the build waits, and text has no line that means nothing
+    until = time.monotonic() + 30
+    while True:
+        response = server.request("GET", path, stream=True)
+        response.close()
+        if response.status_code == 200:
+            return
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_heads_that_trickle_in_do_not_stop_the_others_for_ever(server: WebServer, secret: str) -> None:
+    done = threading.Event()
+    slow = [server.connect() for _ in range(THREADS)]
+
+    def trickle() -> None:
+        while not done.wait(0.5):
+            for connection in slow:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x")
+
+    for connection in slow:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: x")
+    sender = threading.Thread(target=trickle)
+    sender.start()
+    try:
+        assert deliver(server, secret).status_code == 202
+    finally:
+        done.set()
+        sender.join()
+        for connection in slow:
+            connection.close()
 
 
 def test_connections_that_say_nothing_do_not_stop_the_others(server: WebServer, secret: str) -> None:
