@@ -86,17 +86,18 @@ def ending_of_interruption(why: Interruption, deadline_seconds: float) -> Ending
 
 def error_of_event(fields: Mapping[str, Any]) -> dict[str, Any]:
     """An executor's error as the record keeps it: what an error has, in lengths that can be shown."""
-    error: dict[str, Any] = {
-        name: fields[name][:ERROR_TEXT_LIMIT]
-        for name in ("code", "message", "fixable_by", "hint", "file")
-        if name in fields
-    }
+    texts = ("code", "message", "fixable_by", "hint", "file")
+    error: dict[str, Any] = {name: _kept_text(fields[name]) for name in texts if name in fields}
     error["retryable"] = fields.get("retryable") is True
     error.update({name: fields[name] for name in ("line", "status") if isinstance(fields.get(name), int)})
     tail = fields.get("tail")
     if isinstance(tail, list):
-        error["tail"] = [str(line)[:ERROR_TEXT_LIMIT] for line in tail[-ERROR_TAIL_LINES:]]
+        error["tail"] = [_kept_text(line) for line in tail[-ERROR_TAIL_LINES:]]
     return error
+
+
+def _kept_text(value: object) -> str:
+    return str(value)[:ERROR_TEXT_LIMIT].encode("utf-8", "replace").decode()
 
 
 @dataclass(slots=True)

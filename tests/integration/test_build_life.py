@@ -489,7 +489,6 @@ def test_a_hostile_error_is_the_build_s_end_and_no_more(site: Site) -> None:
         "code": "x-\ud800",
         "message": "\x1b]0;owned\x07\ud800" + "m" * 1_000_000,
         "retryable": False,
-        "event_type": "z",
     }
     ended = site.ended(site.push(["error", error]))
     assert (ended.state, ended.reason, ended.attempt) == (State.FAILED, "x-?", 1)
