@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from executor.errors import UsageError
+from executor.errors import PushwrightError, UsageError
 from executor.spec import Credential
 from tasks import project_rules as rules
 from tasks.connection import Client, redis_errors
 from tasks.errors import RecordDamagedError
 from tasks.lifecycle import config_digest
 from tasks.project_rules import ProjectInvalidError, UrlPolicy
-from tasks.vault import Vault
+from tasks.vault import Vault, VaultError
 
 __all__ = [
     "Project",
@@ -23,6 +23,7 @@ __all__ = [
     "ProjectInvalidError",
     "ProjectUnknownError",
     "Projects",
+    "UnreadableProject",
     "UrlPolicy",
     "new_project",
 ]
@@ -101,6 +102,30 @@ class Project:
             "webhook_secrets": len(self.webhook_secrets),
             "config_digest": self.config_digest,
             "created": self.created,
+            "problem": None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableProject:
+    """What is left to show of a project whose record does not read, most often because its key was lost."""
+
+    name: str
+    record: Mapping[str, str] = field(repr=False)
+    error: PushwrightError
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of a project, empty where only its secrets could tell, and what is wrong with it."""
+        created = self.record.get("created", "")
+        return {
+            **{name: self.record.get(name, "") for name in _PLAIN},
+            "name": self.name,
+            "git_credential": None,
+            "registries": [],
+            "webhook_secrets": 0,
+            "config_digest": "",
+            "created": int(created) if created.isdecimal() else 0,
+            "problem": {"code": self.error.code, "message": self.error.message, "hint": self.error.hint},
         }
 
 
@@ -153,8 +178,12 @@ class Projects:
         """The project, its secrets opened; `ProjectUnknownError` when there is none."""
         return self._project(name, self._record(name))
 
-    def list(self) -> list[Project]:
-        """All projects, by name."""
+    def describe(self, name: str) -> Project | UnreadableProject:
+        """The project as far as it reads, to be shown and not to be built."""
+        return self._described(name, self._record(name))
+
+    def list(self) -> list[Project | UnreadableProject]:
+        """All projects, by name; one that does not read hides none of the others."""
         with redis_errors():
             names = self._redis.zrange(_NAMES, 0, -1)
             pipeline = self._redis.pipeline(transaction=False)
@@ -162,7 +191,7 @@ class Projects:
                 pipeline.hgetall(_key(name))
             records = pipeline.execute()
         # a project removed between the two questions is just not there
-        return [self._project(name, record) for name, record in zip(names, records, strict=True) if record]
+        return [self._described(name, record) for name, record in zip(names, records, strict=True) if record]
 
     def remove(self, name: str) -> None:
         """Forgets a project with its secrets; builds and images stay."""
@@ -216,6 +245,12 @@ class Projects:
 
     def _opened(self, name: str, record: Mapping[str, str], what: str) -> Any:
         return json.loads(self._vault.open(record[what], _context(name, what)))
+
+    def _described(self, name: str, record: Mapping[str, str]) -> Project | UnreadableProject:
+        try:
+            return self._project(name, record)
+        except (VaultError, RecordDamagedError) as error:
+            return UnreadableProject(name, record, error)
 
     def _project(self, name: str, record: Mapping[str, str]) -> Project:
         if record.get("v") != PROJECT_VERSION:

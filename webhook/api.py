@@ -47,7 +47,7 @@ def list_projects() -> ResponseReturnValue:
 
 @blueprint.get("/projects/<name>")
 def show_project(name: str) -> ResponseReturnValue:
-    return project_shape(services().projects.get(name))
+    return project_shape(services().projects.describe(name))
 
 
 @blueprint.delete("/projects/<name>")

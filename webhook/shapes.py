@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.lifecycle import Build
-from tasks.projects import Project
+from tasks.projects import Project, UnreadableProject
 from tasks.queries import CommitAnswer, shown_build
 
 API = "/api/v1"
@@ -25,7 +25,7 @@ def build_shape(build: Build, registry: str) -> dict[str, Any]:
     return {**shown_build(build, registry), "links": build_links(build)}
 
 
-def project_shape(project: Project) -> dict[str, Any]:
+def project_shape(project: Project | UnreadableProject) -> dict[str, Any]:
     """A project, without its secrets."""
     links = {"self": f"{API}/projects/{project.name}", "hook": f"/hooks/{project.name}"}
     return {**project.to_json(), "links": links}

@@ -219,6 +219,18 @@ class TestProject:
         assert cli.main(["project", "remove", "demo"]) == 0
         assert capsys.readouterr().out == "removed demo; its builds and images stay\n"
 
+    def test_a_project_that_does_not_read_is_marked(self, api: ScriptedApi, capsys: pytest.CaptureFixture[str]) -> None:
+        what = {"code": "vault-sealed", "message": "does not open\x1b]0;x\x07", "hint": None}
+        broken = {**PROJECT, "name": "old", "problem": what}
+        api.answer("GET /api/v1/projects", Answer({"projects": [PROJECT, broken]}))
+        api.answer("GET /api/v1/projects/old", Answer(broken))
+        assert cli.main(["project", "list"]) == 0
+        shown = capsys.readouterr()
+        assert len(shown.out.splitlines()) == 3
+        assert shown.err == "warning: project old: does not open\ufffd]0;x\ufffd [vault-sealed]\n"
+        assert cli.main(["project", "show", "old"]) == 0
+        assert "vault-sealed" in capsys.readouterr().out
+
     def test_a_name_cannot_become_another_path(self, api: ScriptedApi, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["project", "remove", "../builds/x?y"]) == 6
         assert api.requests[0].path == "/api/v1/projects/..%2Fbuilds%2Fx%3Fy"

@@ -112,6 +112,7 @@ def test_a_project_has_the_documented_members(web: Web) -> None:
         "webhook_secrets",
         "config_digest",
         "created",
+        "problem",
         "links",
     }
 
@@ -142,6 +143,27 @@ def test_projects_are_listed_and_removed(web: Web) -> None:
     assert (response.status_code, response.data) == (204, b"")
     assert refusal(web, "/api/v1/projects/alpha") == (404, "project-unknown")
     assert refusal(web, "/api/v1/projects/alpha", "DELETE") == (404, "project-unknown")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [("git_credential", "sealed with a key that was lost", "vault-sealed"), ("v", "9", "record-damaged")],
+)
+def test_a_project_that_does_not_read_hides_no_other(web: Web, field: str, value: str, code: str) -> None:
+    web.add_project("alpha", git_credential={"username": "bot", "password": "s3cr3t-s3cr3t"})
+    web.redis.hset("pw:project:alpha", field, value)
+    listed = {item["name"]: item for item in get(web, "/api/v1/projects")["projects"]}
+    assert set(listed) == {"alpha", "demo"}
+    assert listed["demo"]["problem"] is None
+    assert listed["alpha"]["problem"]["code"] == code
+    assert listed["alpha"]["problem"]["message"]
+    assert set(listed["alpha"]) == set(listed["demo"])
+    assert get(web, "/api/v1/projects/alpha") == listed["alpha"]
+    # shown, but not built as if it had no credential
+    answer = web.client.post("/api/v1/projects/alpha/builds", json={"commit": COMMIT})
+    assert (answer.status_code, answer.get_json()["code"]) == (500, code)
+    assert web.builds() == []
+    assert web.client.delete("/api/v1/projects/alpha").status_code == 204
 
 
 def test_refused_projects(web: Web) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from webhook.commands.arguments import (
     read_login,
     read_secret,
 )
-from webhook.commands.output import print_fields, print_json, print_table, time_text
+from webhook.commands.output import print_fields, print_json, print_table, printable, time_text
 
 _EXAMPLES = f"""\
 examples:
@@ -173,6 +174,9 @@ def _list(options: argparse.Namespace) -> int:
         for item in projects
     ]
     print_table(("NAME", "URL", "BRANCH", "DOCKERFILE", "IMAGE"), rows)
+    for item in projects:
+        if problem := _problem(item):
+            print(f"warning: project {printable(item['name'])}: {printable(problem)}", file=sys.stderr)
     return 0
 
 
@@ -211,4 +215,10 @@ def _fields(client: Client, project: dict[str, Any]) -> dict[str, object]:
         "registries": project["registries"],
         "created": time_text(project["created"]),
         "hook": _hook_url(client, project),
+        **({"problem": _problem(project)} if project.get("problem") else {}),
     }
+
+
+def _problem(project: dict[str, Any]) -> str:
+    problem = project.get("problem")
+    return f"{problem.get('message')} [{problem.get('code')}]" if isinstance(problem, dict) else ""
