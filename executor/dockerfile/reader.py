@@ -25,6 +25,9 @@ DOCKERFILE_LIMIT_BYTES = 4 * 1024 * 1024
 LINE_LIMIT_BYTES = 65_535
 INSTRUCTION_LIMIT = 20_000
 
+# the code of the warning about a blank line in a continuation; its location ends before any here-document
+EMPTY_CONTINUATION = "dockerfile-empty-continuation"
+
 _SENTINEL = "\x01"
 _KEYWORD_SPACE = "\t\v\f\r "
 _HEREDOC_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
@@ -54,6 +57,7 @@ class Reading:
 @dataclass(frozen=True, slots=True)
 class _Joined:
     start: int
+    text_end: int
     end: int
     text: str
     heredocs: tuple[Heredoc, ...]
@@ -75,7 +79,9 @@ def read(text: bytes, file: str) -> Reading:
     lines = tuple(_logical_line(joined[start], value, file) for start, value in _structure(joined, len(physical)))
     blank = [
         DockerfileWarning(
-            "dockerfile-empty-continuation", "blank line inside a continued instruction", _place(item, file)
+            EMPTY_CONTINUATION,
+            "blank line inside a continued instruction",
+            Location(file, item.start + 1, item.text_end),
         )
         for item in joined.values()
         if item.blank_inside
@@ -136,10 +142,11 @@ def _join(physical: Sequence[str], escape: str, file: str) -> Iterator[_Joined]:
                 "the instruction contains a NUL byte", location=location, hint="save the file as plain UTF-8 text"
             )
         heredocs: list[Heredoc] = []
+        text_end = position
         for opened in _openers(text, location):
             heredoc, position = read_body(opened, physical, position, location)
             heredocs.append(heredoc)
-        yield _Joined(start, position, text, tuple(heredocs), blank_inside)
+        yield _Joined(start, text_end, position, text, tuple(heredocs), blank_inside)
 
 
 def _next_content(physical: Sequence[str], position: int) -> tuple[str | None, int, bool]:
