@@ -26,7 +26,7 @@ from webhook.embedded.directories import (
     write_private_file,
 )
 from webhook.embedded.follow import LogFollower
-from webhook.embedded.redis_server import find_redis_server, prepare_redis
+from webhook.embedded.redis_server import find_redis_server, lock_redis_data, prepare_redis
 from webhook.embedded.signals import block_signals
 from webhook.embedded.supervisor import Service, StoppedError, Supervisor
 from webhook.listen import DEFAULT_LISTEN, open_listener, parse_listen
@@ -99,7 +99,7 @@ def run_up(options: UpOptions, environment: Mapping[str, str], say: Callable[[st
         supervisor = Supervisor(signals, say, follower if options.verbose else None)
         stack.callback(supervisor.stop)
         try:
-            _start(supervisor, place, child_environment)
+            _start(stack, supervisor, place, child_environment)
         except StoppedError:
             say("stopping: it was asked for before everything was up")
             return 0
@@ -178,14 +178,17 @@ for the commands above: export PUSHWRIGHT_HOME={shlex.quote(str(place.data))}
 Ctrl-C stops everything."""
 
 
-def _start(supervisor: Supervisor, place: Place, environment: Mapping[str, str]) -> None:
+def _start(stack: contextlib.ExitStack, supervisor: Supervisor, place: Place, environment: Mapping[str, str]) -> None:
     """Redis first; the worker and the web server need it, but not each other."""
     environment = dict(environment)
     if environment.get("REDIS_URL"):
         _check_redis(environment["REDIS_URL"])
     else:
         redis = prepare_redis(find_redis_server(environment), place.directory("redis"), place.runtime)
-        supervisor.start(Service(redis.command(place.log("redis")), lambda _: redis.is_ready(), ready_seconds=300.0))
+        lock = stack.enter_context(lock_redis_data(redis.directory, supervisor.pause))
+        supervisor.start(
+            Service(redis.command(place.log("redis"), lock), lambda _: redis.is_ready(), ready_seconds=300.0)
+        )
         environment["REDIS_URL"] = redis.url
     supervisor.start(_worker(place, environment), _web(place, environment))
 

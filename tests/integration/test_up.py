@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.up_process import (
+    COMMAND,
     Up,
     clean_environment,
     descendants,
@@ -168,6 +170,79 @@ class TestStopping:
         with running_up(data) as up:
             assert not runtime.exists()
             assert [item["name"] for item in up.json("project", "list")["projects"]] == ["demo"]
+
+    def test_a_redis_that_still_writes_gets_no_second_one_beside_it(self, data: Path) -> None:
+        with running_up(data) as up:
+            redis = up.child("redis-server")
+            os.kill(redis, signal.SIGSTOP)
+            up.process.kill()
+            up.process.wait()
+            (data / "server.json").unlink()
+            # asked to end by the kernel, it cannot yet
+            second = start_up(data)
+            try:
+                time.sleep(3)
+                assert second.poll() is None
+                assert is_running(redis)
+                assert len(redis_servers_on(data / "redis")) == 1
+                os.kill(redis, signal.SIGCONT)
+                until((data / "server.json").exists, "the second one")
+                until(lambda: not is_running(redis), "the end of the first Redis")
+                assert len(redis_servers_on(data / "redis")) == 1
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(redis, signal.SIGCONT)
+                second.send_signal(signal.SIGTERM)
+                assert second.wait(60) == 0
+
+    def test_it_can_be_stopped_while_it_waits_for_the_redis_of_another(self, data: Path) -> None:
+        (data / "redis").mkdir(mode=0o700, parents=True)
+        data.chmod(0o700)
+        with (data / "redis" / "server.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            waiting = start_up(data)
+            time.sleep(3)
+            assert waiting.poll() is None
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(60) == 0
+        assert redis_servers_on(data / "redis") == []
+
+    def test_a_terminal_that_is_gone_does_not_stop_it(self, data: Path) -> None:
+        reader, writer = os.pipe()
+        with subprocess.Popen(
+            [*COMMAND, "up", *LISTEN_ANYWHERE, "-v"], stderr=writer, stdout=writer, env=clean_environment(data)
+        ) as process:
+            os.close(writer)
+            until((data / "server.json").exists, "the server")
+            os.close(reader)
+            web = next(pid for pid in descendants(process.pid) if b"webhook.serve" in arguments(pid))
+            # it says that a child ended, to nobody
+            os.kill(web, signal.SIGKILL)
+            until(lambda: any(b"webhook.serve" in arguments(pid) for pid in descendants(process.pid) if pid != web))
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+
+
+def arguments(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def start_up(data: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, "up", *LISTEN_ANYWHERE], stderr=subprocess.DEVNULL, env=clean_environment(data))
+
+
+def redis_servers_on(directory: Path) -> list[int]:
+    """Redis servers that run in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and b"redis-server" in arguments(int(entry.name)):
+                found += [int(entry.name)] if (entry / "cwd").readlink() == directory else []
+    return found
 
 
 class TestMending:

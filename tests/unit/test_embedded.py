@@ -160,7 +160,7 @@ class TestRedisConfiguration:
     def test_the_password_is_neither_shown_nor_an_argument(self, tmp_path: Path) -> None:
         server = self.server()
         assert "pass" not in repr(server)
-        command = server.command(tmp_path / "redis.log")
+        command = server.command(tmp_path / "redis.log", 9)
         assert not any("pass" in word for word in (*command.arguments, *command.environment.values()))
 
     def test_the_url_is_what_redis_py_reads(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -87,4 +88,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # whoever read this may be gone; the builds go on
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

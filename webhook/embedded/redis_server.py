@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import secrets
 import shutil
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +19,9 @@ from executor.errors import HostError
 from webhook.embedded.children import ChildCommand
 
 SERVER_NAMES = ("redis-server", "valkey-server")
+_LOCK_NAME = "server.lock"
+# as long as a Redis may take to stop (`EmbeddedRedis.command`), in looks of `up`
+_LOCK_LOOKS = 300
 # some systems keep servers where an ordinary user's PATH does not look
 _MORE_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin")
 _CONFIGURATION = """\
@@ -64,7 +69,8 @@ class EmbeddedRedis:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(self.configuration_text())
 
-    def command(self, log: Path) -> ChildCommand:
+    def command(self, log: Path, lock: int) -> ChildCommand:
+        """How it is started; it inherits the lock on its data, and so holds it for as long as it may still write."""
         return ChildCommand(
             name="redis",
             arguments=(str(self.binary), str(self.configuration)),
@@ -75,6 +81,7 @@ class EmbeddedRedis:
             stop_signal=signal.SIGTERM,
             death_signal=signal.SIGTERM,
             stop_seconds=60.0,
+            pass_descriptors=(lock,),
         )
 
     def is_ready(self) -> bool:
@@ -93,6 +100,31 @@ class EmbeddedRedis:
         except OSError:
             return False
         return answer == b"+OK\r\n+PONG\r\n"
+
+
+@contextlib.contextmanager
+def lock_redis_data(data: Path, pause: Callable[[], None]) -> Iterator[int]:
+    """The lock on a Redis's data, as a descriptor for that Redis to inherit.
+
+    The Redis of an `up` that was killed writes on for a moment; a second one beside it would damage the append-only
+    file. `pause` is called between two looks.
+    """
+    descriptor = os.open(data / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        for _ in range(_LOCK_LOOKS):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            pause()
+        else:
+            raise HostError(
+                f"{data}: the Redis of an earlier `pushwright up` still runs on it",
+                code="redis-left-over",
+                hint=f"see who holds it, and stop it: fuser -v {data / _LOCK_NAME}",
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def prepare_redis(binary: Path, data: Path, runtime: Path) -> EmbeddedRedis:

@@ -16,6 +16,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 # a child that lived as long is taken for healthy: its next death is the first one again
 HEALTHY_SECONDS = 60.0
 _READY_POLL_SECONDS = 0.05
+_PAUSE_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.2
 
@@ -75,6 +76,11 @@ class Supervisor:
             begun.append((running, self._clock() + service.ready_seconds))
         for running, deadline in begun:
             self._await_ready(running, deadline)
+
+    def pause(self) -> None:
+        """A moment of waiting before something is started; `StoppedError` when somebody asks to stop."""
+        if self._wait(_PAUSE_SECONDS) is not None:
+            raise StoppedError
 
     def watch(self) -> signal.Signals:
         """Keep the children running until a signal asks to stop; gives that signal."""
