@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tell_when_ready(options.ready_file)
         return run_worker(settings, collaborators, lambda: clean_store(settings))
     except PushwrightError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return error.exit_status
 
 

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ from flask import Flask, Request, request
 
 from executor.errors import UsageError
 from tasks.settings import Settings
+from webhook.listen import is_loopback
 from webhook.problems import RequestError
 
 # the signature decides about a delivery, and whoever watches the process learns nothing
@@ -42,17 +42,6 @@ def check_bind(host: str, token: str) -> None:
         code="token-missing",
         hint="set PUSHWRIGHT_API_TOKEN or PUSHWRIGHT_API_TOKEN_FILE, or listen on 127.0.0.1",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, as a name or an address, is this machine by itself (RFC 6761 section 6.3 for `localhost`)."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def guard(app: Flask, token: str) -> None:

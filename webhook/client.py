@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from executor.errors import HostError, PushwrightError, UsageError
 from webhook.embedded.directories import is_held
+from webhook.listen import is_loopback
 
 if TYPE_CHECKING:
     import requests
@@ -91,17 +91,12 @@ class ServerAddress:
             parts, port_is_valid = urlsplit(""), False
         if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_valid or parts.username:
             raise UsageError(
-                f"server: expected a URL such as http://127.0.0.1:8080, found {url!r}",
+                "server: expected a URL such as http://127.0.0.1:8080, found "
+                # what stands before an @ may be a password
+                + ("a user name in it" if "@" in url else repr(url)),
                 hint="give it with --server or PUSHWRIGHT_SERVER, and the token with PUSHWRIGHT_TOKEN",
             )
         return cls(url=url.rstrip("/"), token=token)
-
-    def is_loopback(self) -> bool:
-        host = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost" or host.endswith(".localhost")
 
 
 def find_server(url: str, token: str, environment: Mapping[str, str], data: Callable[[], Path]) -> ServerAddress:
@@ -306,7 +301,7 @@ def _session(address: ServerAddress) -> requests.Session:
     # set even without a token: with no authentication of its own, requests would send what ~/.netrc has for the host
     session.auth = authorize
     # a proxy of the environment cannot reach this machine's loopback
-    session.trust_env = not address.is_loopback()
+    session.trust_env = not is_loopback(urlsplit(address.url).hostname or "")
     session.headers["Accept-Encoding"] = "identity"
     return session
 

@@ -1,7 +1,8 @@
-"""Where the web server listens: reading an address, and taking it."""
+"""Where the web server listens: reading an address, taking it, and knowing what is this machine alone."""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 from executor.errors import HostError, UsageError
@@ -30,3 +31,19 @@ def open_listener(host: str, port: int) -> socket.socket:
             code="address-unavailable",
             hint="choose another address with --listen; port 0 is any free one",
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as a name or an address, is this machine by itself (RFC 6761 section 6.3 for `localhost`)."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def reachable_address(host: str) -> str:
+    """The address under which this machine itself reaches what listens at `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104

@@ -29,7 +29,7 @@ from webhook.embedded.follow import LogFollower
 from webhook.embedded.redis_server import find_redis_server, lock_redis_data, prepare_redis
 from webhook.embedded.signals import block_signals
 from webhook.embedded.supervisor import Service, StoppedError, Supervisor
-from webhook.listen import DEFAULT_LISTEN, open_listener, parse_listen
+from webhook.listen import DEFAULT_LISTEN, open_listener, parse_listen, reachable_address
 
 _TOKEN_NAME = "api.token"  # noqa: S105
 
@@ -159,7 +159,7 @@ def environment_of_children(place: Place, options: UpOptions, environment: Mappi
 
 def listener_url(host: str, listener: socket.socket) -> str:
     """The URL under which this machine reaches a listening socket."""
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    address = reachable_address(host)
     shown = f"[{address}]" if ":" in address else address
     return f"http://{shown}:{listener.getsockname()[1]}"
 
@@ -249,7 +249,7 @@ def _web(place: Place, environment: Mapping[str, str]) -> Service:
 def _answers(listener: socket.socket) -> bool:
     """Whether the web server says that it is ready."""
     host, port = listener.getsockname()[:2]
-    connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=2)  # noqa: S104
+    connection = http.client.HTTPConnection(reachable_address(host), port, timeout=2)
     with contextlib.closing(connection):
         try:
             connection.request("GET", "/readyz")

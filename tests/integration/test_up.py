@@ -283,9 +283,21 @@ class TestRefusals:
             assert not (data / "api.token").exists()
 
     def test_a_token_that_is_too_short(self, data: Path) -> None:
-        done = run_command(data, "up", *LISTEN_ANYWHERE, "--token", "short")
+        environment = clean_environment(data, TOO_SHORT="short")
+        done = run_command(data, "up", *LISTEN_ANYWHERE, "--token", "env:TOO_SHORT", environment=environment)
         assert done.returncode == 2
         assert "expected at least 16" in done.stderr
+
+    @pytest.mark.parametrize(
+        "words",
+        [("--token", TOKEN), ("--redis", f"redis://:{TOKEN}@127.0.0.1:1/0"), ("--redis", f"unix://:{TOKEN}@/x")],
+    )
+    def test_a_secret_among_the_arguments(self, data: Path, words: tuple[str, ...]) -> None:
+        done = run_command(data, "up", *LISTEN_ANYWHERE, *words)
+        assert done.returncode == 2
+        assert "everyone here can see arguments" in done.stderr
+        assert TOKEN not in done.stderr + done.stdout
+        assert not data.exists()
 
     def test_an_address_that_is_taken(self, data: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

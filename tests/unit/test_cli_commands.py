@@ -186,6 +186,8 @@ class TestProject:
         ("words", "message"),
         [
             (["--secret", "-", "--git-credential", "bot:-"], "standard input was named"),
+            (["--secret", "a-secret-for-all-to-see"], "--secret: expected a place to read a secret from"),
+            (["--token", "a-token-for-all-to-see"], "--token: expected a place to read a secret from"),
             (["--secret", "env:NOT_SET"], "--secret: the variable NOT_SET is not set or empty"),
             (["--secret", "@/nonexistent/secret"], "--secret: /nonexistent/secret: cannot be read"),
             (["--git-credential", "bot"], "--git-credential: expected USER:SOURCE"),
@@ -326,6 +328,12 @@ class TestTags:
         api.answer(COMMIT_PATH, answer)
         assert cli.main(["tags", "demo", COMMIT[:8]]) == 2
         assert "hint: give more digits of one of 4f2a1, 4f2a2, …" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+    def test_a_time_that_never_comes(self, api: ScriptedApi, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+        assert cli.main(["tags", "demo", COMMIT, "--wait", f"--timeout={seconds}"]) == 2
+        assert "--timeout: expected a number of seconds" in capsys.readouterr().err
+        assert not api.requests
 
     def test_wait_goes_on_until_it_is_built(
         self, api: ScriptedApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,8 @@ from executor.errors import UsageError
 from tasks.settings import Settings
 from tests.support.redis_server import RedisServer
 from tests.support.web import Web, web_over
-from webhook.access import check_bind, is_loopback, read_token
+from webhook.access import check_bind, read_token
+from webhook.listen import is_loopback
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 

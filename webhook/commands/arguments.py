@@ -43,7 +43,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--token",
-        metavar="TOKEN",
+        metavar="SOURCE",
         default="",
         help=f"its API token: {SECRET_SOURCES} (default: $PUSHWRIGHT_TOKEN, else the one of the server up here)",
     )
@@ -79,8 +79,25 @@ def open_client(options: argparse.Namespace) -> Client:
 
 
 def read_secret(text: str, where: str, standard_input: TextIO | None = None) -> str:
-    """A secret from where `text` says it is; any other text is the secret itself."""
-    return read_secret_source(text, where, standard_input) if is_secret_source(text) else text
+    """A secret from where `text` says it is; the secret itself is refused, without being repeated."""
+    if not is_secret_source(text):
+        raise UsageError(
+            f"{where}: expected a place to read a secret from, found a text",
+            hint=f"everyone here can see arguments; give {SECRET_SOURCES}",
+        )
+    return read_secret_source(text, where, standard_input)
+
+
+def read_redis_url(text: str, where: str) -> str:
+    """A Redis's URL, or what is read from the place that `text` names; a password in it is for such places only."""
+    if is_secret_source(text):
+        return read_secret_source(text, where)
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise UsageError(
+            f"{where}: expected no password in the URL",
+            hint=f"everyone here can see arguments; set REDIS_URL, or give {SECRET_SOURCES}",
+        )
+    return text
 
 
 def is_secret_source(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("commit", metavar="COMMIT", help="a commit id, or its first digits, 4 at least")
     parser.add_argument("--wait", action="store_true", help="wait until it is built or will not be; also for its push")
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=3600.0, help="how long --wait waits (default: 3600)"
+        "--timeout", metavar="SECONDS", type=_seconds, default=3600.0, help="how long --wait waits (default: 3600)"
     )
     parser.add_argument(
         "--format",
@@ -77,6 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     add_json_option(parser)
     add_server_options(parser)
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    # what is no number is never over
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, found {text!r}")
+    return seconds
 
 
 def _ask(client: Client, options: argparse.Namespace) -> dict[str, Any]:

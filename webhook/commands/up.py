@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from executor.errors import UsageError
-from webhook.commands.arguments import SECRET_SOURCES, Parser, add_data_option, data_directory, read_secret
+from webhook.commands.arguments import (
+    SECRET_SOURCES,
+    Parser,
+    add_data_option,
+    data_directory,
+    read_redis_url,
+    read_secret,
+)
 from webhook.listen import DEFAULT_LISTEN
 from webhook.up import UpOptions, run_up
 
@@ -39,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         UpOptions(
             data=data_directory(options),
             listen=options.listen,
-            redis_url=read_secret(options.redis, "--redis") if options.redis else "",
+            redis_url=read_redis_url(options.redis, "--redis") if options.redis else "",
             registry=options.registry,
             concurrency=options.concurrency,
             git_local_roots=tuple(Path(os.path.abspath(root)) for root in options.git_local_root),
@@ -78,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--token",
-        metavar="TOKEN",
+        metavar="SOURCE",
         default="",
         help=f"the API token: {SECRET_SOURCES} (default: one is made and kept in the data directory)",
     )
