@@ -100,9 +100,19 @@ class UserError(PushwrightError):
 
 
 class DockerfileError(UserError):
-    """A Dockerfile that does not parse or does not make sense; always with a location."""
+    """A Dockerfile that does not parse or does not make sense; always with a location.
+
+    `excerpt` are the lines of the file around it, for people; whoever has the text gives them.
+    """
 
     code = "dockerfile-syntax"
+    excerpt: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        value = super().to_dict()
+        if self.excerpt:
+            value["excerpt"] = list(self.excerpt)
+        return value
 
 
 class ContextError(UserError):

@@ -13,6 +13,8 @@ _HARMFUL = re.compile(
     r"|(\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[^\[]?|[\x00-\x08\x0b-\x1f\x7f-\x9f])"
 )
 _SGR_RESET = "\x1b[0m"
+# dockerfile/excerpt gives fewer
+_EXCERPT_LINES = 20
 
 
 class LogText:
@@ -65,6 +67,9 @@ class LogText:
 
     def _error(self, event: Mapping[str, Any]) -> str:
         text = f"error: {_place(event)}{_clean(event.get('message'))}\n"
+        excerpt = event.get("excerpt")
+        for line in excerpt[:_EXCERPT_LINES] if isinstance(excerpt, list) else ():
+            text += f"{_clean(line)}\n"
         return self._flush_all() + text + (f"hint: {_clean(event['hint'])}\n" if event.get("hint") else "")
 
     def _result(self, event: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": ("webhook.commands.serve", "the web server: webhooks, API and the read-only registry"),
     "worker": ("webhook.commands.worker", "a worker that runs builds"),
     "build": ("executor.cli", "build a Dockerfile here and now, without a server"),
+    "plan": ("executor.plan_command", "show what a Dockerfile says and how it would be built, and check it"),
     "project": ("webhook.commands.project", "add, list, show and remove projects"),
     "builds": ("webhook.commands.builds", "list builds, newest first"),
     "show": ("webhook.commands.show", "show one build"),

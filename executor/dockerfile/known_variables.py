@@ -89,10 +89,6 @@ class KnownVariables:
         """Every name that has a value, in the order of their appearance; none is ever taken away."""
         return self._values.keys()
 
-    def value(self, name: str) -> str | None:
-        """What a variable has now, as far as is known; None when it is not set."""
-        return self._values.get(name)
-
     def expand(self, word: str, location: Location, *, quotes: Quotes = "remove", escape: str = "") -> Expansion:
         """The word, expanded as far as can be; `DockerfileError` when it cannot be whatever the base image sets."""
         text, watched, unknown = self._expand(word, location, Expander(escape or self._escape, quotes=quotes))
@@ -128,19 +124,25 @@ class KnownVariables:
         found = [name for name in watched.matched if name in self._uncertain]
         return tuple(found if self.complete else [*found, *watched.unmatched])
 
-    def declare(self, definition: ArgDefinition, location: Location) -> Expansion | None:
-        """What an ARG does: `--build-arg`, else the default, else the global value; the default's expansion if used."""
+    def declare(self, definition: ArgDefinition, location: Location) -> tuple[str | None, Expansion | None]:
+        """What an ARG does: `--build-arg`, else the default, else the global value.
+
+        The value that it gives, None where it gives none, and the expansion of the default where that was used.
+        """
         name = definition.name
+        value: str | None = None
         expansion: Expansion | None = None
         if name in self._build_args:
-            self._set(name, self._build_args[name], location, certain=True)
+            value = self._build_args[name]
         elif definition.default is not None:
             expansion = self.expand(definition.default, location)
-            self._set(name, expansion.text, location, certain=not expansion.unknown)
-        elif name in self._global_values:
-            self._set(name, self._global_values[name], location, certain=True)
+            value = expansion.text
+        else:
+            value = self._global_values.get(name)
+        if value is not None:
+            self._set(name, value, location, certain=expansion is None or not expansion.unknown)
         self.declared.add(name)
-        return expansion
+        return value, expansion
 
     def assign(self, pairs: Iterable[KeyValue], location: Location) -> list[tuple[Expansion, Expansion]]:
         """What an ENV does; keys and values are all expanded before any is set."""

@@ -128,10 +128,9 @@ def _cmd(instruction: Cmd | Entrypoint, _: _Reader) -> LookAhead:
 def _arg(arg: Arg, reader: _Reader) -> LookAhead:
     argv: list[str] = []
     for definition in arg.definitions:
-        expansion = reader.variables.declare(definition, reader.location)
+        value, expansion = reader.variables.declare(definition, reader.location)
         if expansion is not None:
             reader.keep(expansion)
-        value = reader.variables.value(definition.name)
         argv.append(definition.name if value is None else f"{definition.name}={value}")
     return LookAhead({}, None, tuple(argv), tuple(reader.expansions))
 

@@ -42,7 +42,7 @@ ENVIRONMENT_READERS = {
     # puts a variable of OpenSSL back as it was
     "executor.context.libgit2",
 }
-ENTRY_POINTS = {"tasks.worker"}
+ENTRY_POINTS = {"tasks.worker", "executor.plan_command"}
 NAMES_WITHOUT_MEANING = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 MOST_LINES = 450
 
