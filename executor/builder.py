@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform as host
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from executor.context.directory import DirectorySource
 from executor.context.ignore import IgnoreRules
 from executor.dockerfile.parse import parse
+from executor.errors import UsageError
 from executor.isolation.runner import HOSTNAME, Runner
 from executor.isolation.sandbox import LINKS_PATH
 from executor.oci import (
@@ -43,6 +45,9 @@ from executor.store import Store
 LEVEL = "userns"
 # what --reproducible clamps to without SOURCE_DATE_EPOCH: 1980-01-01, the earliest time that FAT and zip can hold
 REPRODUCIBLE_EPOCH = 315_532_800
+# the last second that RFC 3339 can write
+LAST_MOMENT = 253_402_300_799
+_EPOCH = re.compile(r"[0-9]{1,18}")
 REVISION = "org.opencontainers.image.revision"
 CREATED = "org.opencontainers.image.created"
 _HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -128,12 +133,15 @@ class _Build:
     def _created(self, context: _Context) -> int:
         """The image's time: asked for, else the commit's, else fixed when reproducible, else now."""
         epoch = self._spec.build_args.get("SOURCE_DATE_EPOCH", "")
-        for moment in (self._spec.created, int(epoch) if epoch.isascii() and epoch.isdigit() else None):
+        for moment in (self._spec.created, int(epoch) if _EPOCH.fullmatch(epoch) else None):
             if moment is not None:
+                if not 0 <= moment <= LAST_MOMENT:
+                    raise UsageError(f"SOURCE_DATE_EPOCH: expected a time before the year 10000, found {moment}")
                 return moment
         if self._spec.reproducible:
             return REPRODUCIBLE_EPOCH
-        return int(time.time()) if context.commit_time is None else context.commit_time
+        # whoever made the commit could write any number there
+        return int(time.time()) if context.commit_time is None else min(max(context.commit_time, 0), LAST_MOMENT)
 
     def _plan(self, context: _Context, platform: Platform, host_platform: Platform) -> tuple[Plan, IgnoreRules]:
         found = context.source.read_dockerfile(self._spec.dockerfile)

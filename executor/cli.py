@@ -7,15 +7,17 @@ descriptors (`executor/spec`, `executor/progress`, `isolation/supervisor`).
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
-from executor.errors import PushwrightError, UsageError
-from executor.isolation.supervisor import Control
+from executor.errors import BuildCancelledError, PushwrightError, UsageError
+from executor.isolation.supervisor import Control, EventPipe
 from executor.progress import ENVELOPE, EventWriter, Masker, Observer, error_fields
 from executor.spec import BuildSpec, Credential, DirectoryContext, RegistryOptions
 
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PushwrightError as error:
         sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("error: the build was interrupted\n")
+        return BuildCancelledError.exit_status
+    except BrokenPipeError:
+        # whoever read the events has gone; what was begun has been ended and removed
+        return BuildCancelledError.exit_status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,6 +130,7 @@ def _protocol_parser() -> argparse.ArgumentParser:
 
 
 def _serve_protocol(options: argparse.Namespace) -> int:
+    events = EventPipe(options.events_fd)
     text = sys.stdin.buffer.read(SPEC_LIMIT_BYTES + 1)
     # whatever holds the other end of standard input is none of the builder's business
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -130,11 +139,11 @@ def _serve_protocol(options: argparse.Namespace) -> int:
             raise UsageError("specification: expected at most 16 MiB")
         spec = BuildSpec.from_json(_decode(text))
     except PushwrightError as error:
-        EventWriter(_writer(options.events_fd), Masker(()))("error", **error_fields(error))
+        EventWriter(events.write, Masker(()))("error", **error_fields(error))
         return error.exit_status
-    observer = EventWriter(_writer(options.events_fd), Masker(secrets_of(spec)))
+    observer = EventWriter(events.write, Masker(secrets_of(spec)))
     silence = max(options.lease_seconds - LEASE_MARGIN_SECONDS, options.lease_seconds / 2)
-    control = Control(options.control_fd, silence, spec.limits.deadline_seconds)
+    control = Control(options.control_fd, silence, spec.limits.deadline_seconds, events)
     return _run(spec, observer, control)
 
 
@@ -145,23 +154,37 @@ def _decode(text: bytes) -> Any:
         raise UsageError(f"specification: not JSON: {error}") from error
 
 
-def _writer(descriptor: int) -> Any:
-    stream = os.fdopen(descriptor, "wb", buffering=0)
-
-    def write(data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[stream.write(view) or 0 :]
-
-    return write
+def _write_to_stdout(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
 
 
 def secrets_of(spec: BuildSpec) -> list[str]:
-    """Every value in a specification that no event may show."""
-    found = [getattr(spec.context, "password", "")]
+    """Every value in a specification that no event may show, and the forms it takes in URLs and HTTP headers."""
+    pairs = [(getattr(spec.context, "username", ""), getattr(spec.context, "password", ""))]
     for credential in spec.registries.credentials.values():
-        found += [credential.password, credential.identity_token]
-    return [item for item in found if item]
+        pairs += [(credential.username, credential.password), ("", credential.identity_token)]
+    for url in (getattr(spec.context, "url", ""), *spec.proxies.values()):
+        pairs.append(_user_of(url))
+    found = {form for user, secret in pairs if secret for form in _forms(user, secret)}
+    return sorted(found)
+
+
+def _user_of(url: str) -> tuple[str, str]:
+    """The user name and password in a URL, as they are written there."""
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+    except ValueError:
+        return "", ""
+    return parts.username or "", parts.password or ""
+
+
+def _forms(user: str, secret: str) -> set[str]:
+    plain = {secret, unquote(secret)}
+    # Basic authentication (RFC 7617)
+    headers = {base64.b64encode(f"{unquote(user)}:{item}".encode()).decode() for item in plain}
+    return {*plain, *headers, *(quote(item, safe="") for item in plain)}
 
 
 def _run(spec: BuildSpec, observer: Observer, control: Control) -> int:
@@ -180,7 +203,7 @@ def _build(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     spec = specification(options, environ)
     masker = Masker(secrets_of(spec))
     if options.progress == "json":
-        observer: Observer = EventWriter(_writer(1), masker)
+        observer: Observer = EventWriter(_write_to_stdout, masker)
     else:
         from executor.log_text import LogText
 
@@ -200,6 +223,9 @@ def specification(options: argparse.Namespace, environ: Mapping[str, str]) -> Bu
         raise UsageError(
             "expected --destination, found none", hint="give --destination REFERENCE, or --no-push to build only"
         )
+    for name in options.keep_as:
+        if not name.rpartition("/")[2].partition(":")[2]:
+            raise UsageError(f"--keep-as: expected REPOSITORY:TAG, found {name[:100]!r}")
     store = Path(options.data_dir or data_directory(environ)) / "store"
     return BuildSpec(
         context=DirectoryContext(_context_path(options.context), sub_path=options.context_sub_path),
@@ -233,8 +259,15 @@ def data_directory(environ: Mapping[str, str]) -> Path:
         return Path(home)
     if os.geteuid() == 0:
         return Path("/var/lib/pushwright")
-    base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local" / "share")
-    return Path(base) / "pushwright"
+    if base := environ.get("XDG_DATA_HOME"):
+        return Path(base) / "pushwright"
+    try:
+        return Path(environ.get("HOME") or "~").expanduser() / ".local" / "share" / "pushwright"
+    except RuntimeError as error:
+        raise UsageError(
+            f"expected a home directory for user {os.geteuid()}, found none",
+            hint="say where data is kept, by --data-dir or PUSHWRIGHT_HOME",
+        ) from error
 
 
 def _context_path(text: str) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from executor.context.staging import is_open_to_strangers, stage
-from executor.errors import ContextError, DiskFullError, HostError, PushwrightError
+from executor.errors import ContextError, HostError, PushwrightError, UsageError
 from executor.isolation import idmap, sandbox
 from executor.isolation.runner import Runner
 from executor.isolation.supervisor import Cell, Control, Supervision
+from executor.oci import Digest
+from executor.os_errors import host_error
 from executor.progress import ENVELOPE, EventWriter, Masker, Observer, error_fields
 from executor.spec import BuildResult, BuildSpec, DirectoryContext
 from executor.store import Store
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, Any]:
@@ -30,13 +29,15 @@ def launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, A
     """
     try:
         return _launch(spec, observer, control)
-    except PushwrightError as error:
-        return {"type": "error", **error_fields(error)}
-    except OSError as error:
-        return {"type": "error", **error_fields(_os_error(error))}
+    except BrokenPipeError:
+        # nobody listens any more
+        raise
+    except Exception as error:
+        return {"type": "error", **error_fields(_told(error))}
 
 
 def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, Any]:
+    supervision = Supervision(control, observer)
     plan = idmap.plan_ids()
     location = Path(spec.store).absolute()
     context = _context_path(spec)
@@ -48,12 +49,12 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
     build_id = uuid.uuid4().hex
     with store.lease(build_id):
         try:
-            event = _build(spec, store, build_id, context, plan, Supervision(control, observer))
+            event = _build(spec, store, build_id, context, plan, supervision)
             if event["type"] == "result":
+                result = _checked_result(event)
                 # needed after the build only, and by no build that fails
                 from executor.export import export
 
-                result = BuildResult.from_json({key: event[key] for key in event.keys() - ENVELOPE})
                 export(spec, result, store)
             return event
         finally:
@@ -63,10 +64,10 @@ def _launch(spec: BuildSpec, observer: Observer, control: Control) -> dict[str, 
 def _build(
     spec: BuildSpec, store: Store, build_id: str, context: Path | None, plan: idmap.IdPlan, supervision: Supervision
 ) -> dict[str, Any]:
-    work = store.work_dir(build_id)
-    os.chown(work, *plan.owner)
     if context is not None and not is_open_to_strangers(context):
-        context = _staged(context, work, plan)
+        staged = store.staging_dir(build_id)
+        stage(context, staged, plan.owner)
+        context = staged
     # a mount point for every build at once: each has a mount namespace of its own
     root = store.root.parent / "builder"
     root.mkdir(mode=0o755, exist_ok=True)
@@ -74,19 +75,23 @@ def _build(
     return supervision.run(Cell(plan, str(root), binds), _body(_seen_from_inside(spec), build_id, plan))
 
 
-def _staged(context: Path, work: Path, plan: idmap.IdPlan) -> Path:
-    destination = work / "staged"
-    destination.mkdir(mode=0o755)
-    os.chown(destination, *plan.owner)
-    stage(context, destination, plan.owner)
-    return destination
+def _checked_result(event: Mapping[str, Any]) -> BuildResult:
+    """The result as a value: the builder has read hostile bytes, and what it says is taken for no more than that."""
+    result = BuildResult.from_json({key: event[key] for key in event.keys() - ENVELOPE})
+    manifest = result.manifest.encode()
+    found = str(Digest.of(manifest))
+    if (found, len(manifest)) != (result.digest, result.size):
+        raise HostError(
+            f"the builder named the manifest {result.digest[:80]}, and gave one that is {found}", code="result-invalid"
+        )
+    return result
 
 
 def _context_path(spec: BuildSpec) -> Path | None:
     if not isinstance(spec.context, DirectoryContext):
         return None
     path = Path(spec.context.path).absolute()
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ContextError(f"expected a directory as build context, found none at {path}", code="context-missing")
     return path
 
@@ -95,6 +100,8 @@ def _git_binds(spec: BuildSpec) -> tuple[sandbox.Bind, ...]:
     """A repository on this machine is seen by the builder at its own path, when its root was allowed."""
     if isinstance(spec.context, DirectoryContext) or not spec.context.local_root:
         return ()
+    if os.path.realpath(spec.context.local_root) == "/":
+        raise UsageError("expected a directory of repositories as local root, found /: a build would see all files")
     return (sandbox.Bind(spec.context.local_root, spec.context.local_root, optional=True),)
 
 
@@ -113,12 +120,8 @@ def _body(spec: BuildSpec, build_id: str, plan: idmap.IdPlan) -> Callable[[Runne
             from executor.builder import build
 
             result = build(spec, build_id=build_id, id_map=plan.run_map, runner=runner, observer=observer)
-        except PushwrightError as error:
-            observer("error", **error_fields(error))
-        except OSError as error:
-            observer("error", **error_fields(_os_error(error)))
         except Exception as error:
-            observer("error", **error_fields(_unexpected(error)))
+            observer("error", **error_fields(_told(error)))
         else:
             observer("result", **result.to_json())
         return 0
@@ -126,15 +129,14 @@ def _body(spec: BuildSpec, build_id: str, plan: idmap.IdPlan) -> Callable[[Runne
     return body
 
 
-def _os_error(error: OSError) -> PushwrightError:
-    if error.errno in _FULL:
-        return DiskFullError(
-            f"no space is left for the build: {error}", hint="free space where the data directory is, or run gc"
-        )
-    return _unexpected(error)
-
-
-def _unexpected(error: Exception) -> HostError:
+def _told(error: Exception) -> PushwrightError:
+    match error:
+        case PushwrightError():
+            return error
+        case OSError():
+            return host_error(error)
+        case MemoryError():
+            return HostError("this machine ran short of memory", code="host-exhausted", retryable=True)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return HostError(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -91,33 +92,46 @@ class Masker:
     REPLACEMENT = "***"
 
     def __init__(self, secrets: Iterable[str]) -> None:
+        # the longest first: of two that begin at one place, it is the one that is meant
         self._secrets = sorted({item for item in secrets if len(item) >= 4}, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, self._secrets)))
+        self._first = frozenset(item[0] for item in self._secrets)
         self._held: dict[object, str] = {}
 
     def mask(self, stream: object, text: str) -> str:
         if not self._secrets:
             return text
-        text = self.mask_whole(self._held.pop(stream, "") + text)
-        keep = max((self._overlap(text, secret) for secret in self._secrets), default=0)
-        if keep:
-            self._held[stream] = text[-keep:]
-            return text[:-keep]
-        return text
+        text = self._held.pop(stream, "") + text
+        shown, done = [], 0
+        while True:
+            begun = self._unfinished(text, done)
+            found = self._pattern.search(text, done)
+            if found is None or found.start() >= begun:
+                # what is whole at `begun` may yet be the beginning of a longer one
+                break
+            shown += [text[done : found.start()], self.REPLACEMENT]
+            done = found.end()
+        shown.append(text[done:begun])
+        if begun < len(text):
+            self._held[stream] = text[begun:]
+        return "".join(shown)
 
     def flush(self, stream: object) -> str:
         return self.mask_whole(self._held.pop(stream, ""))
 
     def mask_whole(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, self.REPLACEMENT)
-        return text
+        return self._pattern.sub(self.REPLACEMENT, text) if self._secrets else text
 
-    @staticmethod
-    def _overlap(text: str, secret: str) -> int:
-        for length in range(min(len(secret) - 1, len(text)), 0, -1):
-            if text.endswith(secret[:length]):
-                return length
-        return 0
+    def _unfinished(self, text: str, start: int) -> int:
+        """Where the first part begins, from `start`, that could be a secret whose rest has not come yet."""
+        earliest = max(start, len(text) - len(self._secrets[0]) + 1)
+        tails = (position for position in range(earliest, len(text)) if self._begins_secret(text[position:]))
+        return next(tails, len(text))
+
+    def _begins_secret(self, tail: str) -> bool:
+        return tail[0] in self._first and any(
+            len(tail) < len(secret) and secret.startswith(tail) for secret in self._secrets
+        )
 
 
 class EventWriter:

@@ -47,7 +47,12 @@ _DIRECTORIES = {
     "cache": 0o700,
     "leases": 0o755,
     "refs": 0o755,
+    # copies of contexts are written with the rights of whoever builds: no builder may reach in meanwhile
+    "staging": 0o700,
 }
+# what builders write; the rest, and the directories that hold these, stay the launcher's, so that a builder cannot put
+# a link in the place of anything that the launcher goes through
+_OF_BUILDERS = frozenset({"blobs/incoming", "blobs/sha256", "unpacked", "work", "cache"})
 
 
 class BlobWriter:
@@ -125,18 +130,15 @@ class Store:
     def create(cls, root: Path, *, owner: int | None = None, ids: tuple[int, int] | None = None) -> Store:
         """The store at `root`, made when there is none; two processes may do so at once.
 
-        `owner` (as the caller's user namespace numbers it) gets the directories that the builder writes. `ids` are the
+        `owner` (as the caller's user namespace numbers it) gets the directories that builders write. `ids` are the
         first and the number of the subordinate ids that unpacked files belong to; a store of others is refused.
         """
         store = cls(root)
         with storing(f"store {root}"):
             root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _open_up(root, 0o755)
             for name, mode in _DIRECTORIES.items():
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(root / name, mode)
-                    os.chmod(root / name, mode)  # whatever the umask
-                if owner is not None and name != "refs":
-                    _give(root / name, owner)
+                _make_directory(root / name, mode, owner if name in _OF_BUILDERS else None)
             if not (root / "version").exists():
                 line = f"{FORMAT} {ids[0]} {ids[1]}\n" if ids else f"{FORMAT} own\n"
                 write_whole(root / "version", line.encode(), replace=False)
@@ -273,9 +275,18 @@ class Store:
             path.mkdir(mode=0o700, exist_ok=True)
         return path
 
-    def remove_work_dir(self, build_id: str) -> None:
+    def staging_dir(self, build_id: str) -> Path:
+        """A fresh directory that no builder can reach, for what a build is to be given."""
+        path = self.root / "staging" / _checked_build(build_id)
         with storing(f"build {build_id}"):
-            remove(self.root / "work" / _checked_build(build_id))
+            path.mkdir(mode=0o755)
+        return path
+
+    def remove_work_dir(self, build_id: str) -> None:
+        """Remove what a build has below `staging` and `work`."""
+        with storing(f"build {build_id}"):
+            for home in ("staging", "work"):
+                remove(self.root / home / _checked_build(build_id))
 
     @contextlib.contextmanager
     def lease(self, build_id: str) -> Iterator[None]:
@@ -306,25 +317,32 @@ class Store:
         """Remove what processes that died have left: their builds' directories, and blobs and layers half written.
 
         Files that belong to subordinate ids stay when this process may not touch them; the next build removes them.
-        Gives the ids of the builds removed.
+        What cannot be removed, whatever a builder made of it, does not keep other builds from running. Gives the ids
+        of the builds removed.
         """
-        removed = []
-        with storing(f"store {self.root}"):
-            for home in (self.root / "blobs" / "incoming", self.unpacked_root):
-                with contextlib.suppress(PermissionError):
-                    for name in names(home):
-                        if name.startswith(NEW_PREFIX) and is_abandoned(home / name):
-                            remove(home / name)
-            with contextlib.suppress(PermissionError):
-                for build_id in names(self.root / "work"):
-                    with contextlib.suppress(_LeaseHeldError), self.lease(build_id):
-                        self.remove_work_dir(build_id)
-                        removed.append(build_id)
-        return removed
+        removed = set()
+        for home in (self.root / "blobs" / "incoming", self.unpacked_root):
+            for name in _names_readable(home):
+                with contextlib.suppress(OSError):
+                    if name.startswith(NEW_PREFIX) and is_abandoned(home / name):
+                        remove(home / name)
+        for home in (self.root / "staging", self.root / "work"):
+            for build_id in filter(_BUILD_ID.fullmatch, _names_readable(home)):
+                with contextlib.suppress(StoreError), self.lease(build_id):
+                    self.remove_work_dir(build_id)
+                    removed.add(build_id)
+        return sorted(removed)
 
 
 class _LeaseHeldError(StoreError):
     code = "lease-held"
+
+
+def _names_readable(directory: Path) -> list[str]:
+    try:
+        return names(directory)
+    except OSError:
+        return []
 
 
 def _checked_build(build_id: str) -> str:
@@ -337,7 +355,22 @@ def _ids_text(ids: tuple[int, int] | None) -> str:
     return f"the ids from {ids[0]}, {ids[1]} of them" if ids else "the ids of its user"
 
 
-def _give(path: Path, owner: int) -> None:
-    status = path.lstat()
-    if (status.st_uid, status.st_gid) != (owner, owner):
-        os.chown(path, owner, owner, follow_symlinks=False)
+def _make_directory(path: Path, mode: int, owner: int | None) -> None:
+    """A directory that has these bits of `mode` at least, whatever the umask; a link in its place is an error."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    # O_PATH: its owner may not let us read it, and everything below means this very directory
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _open_up(Path(f"/proc/self/fd/{descriptor}"), mode)
+        status = os.fstat(descriptor)
+        if owner is not None and (status.st_uid, status.st_gid) != (owner, owner):
+            os.chown(f"/proc/self/fd/{descriptor}", owner, owner)
+    finally:
+        os.close(descriptor)
+
+
+def _open_up(directory: Path, mode: int) -> None:
+    found = stat.S_IMODE(directory.stat().st_mode)
+    if mode & ~found:
+        directory.chmod(found | mode)

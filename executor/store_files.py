@@ -78,7 +78,8 @@ def names(directory: Path) -> list[str]:
 def remove(path: Path) -> None:
     """Remove a file or tree, if it exists."""
     try:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # whoever may write above could have put a link here
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:

@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from executor.errors import IsolationError
+from executor.errors import HostError, IsolationError
 from executor.isolation import syscalls
 
 WANTED_IDS = 65536
@@ -109,6 +109,19 @@ def root_range(subordinate: IdRange | None, existing: tuple[IdRange, ...]) -> Id
         start = start + 65536 if item.start + item.count - start >= 2 * WANTED_IDS else start
         candidates.append(IdRange(start, min(item.start + item.count - start, WANTED_IDS)))
     return next((item for item in candidates if item.count >= FEWEST_IDS and _within(item, existing)), None)
+
+
+def require_image_ids(*ids: int) -> None:
+    """`HostError` for an id of an image that the builder's namespace, in which this is called, does not have."""
+    maps = [parse_id_map(_read(f"/proc/self/{kind}_map")) for kind in ("uid", "gid")]
+    count = min(max((item.start + item.count for item in ranges), default=0) for ranges in maps) - ID_SHIFT
+    for item in ids:
+        if item >= count:
+            raise HostError(
+                f"id {item} is not among the ids of this build, which has {count}",
+                code="id-out-of-range",
+                hint=f"use an id below {count}",
+            )
 
 
 def _read(path: str) -> str:

@@ -62,6 +62,7 @@ class MountPoints:
 
     def __init__(self, root: int) -> None:
         self._root = root
+        self._root_status = os.fstat(root)
         self.created: list[str] = []
 
     def mount(self, kind: str, path: str, flags: int, options: str = "") -> None:
@@ -90,11 +91,14 @@ class MountPoints:
                 else:
                     path = target
                 continue
-            mode = os.fstat(found).st_mode
+            status = os.fstat(found)
             os.close(found)
-            if stat.S_ISDIR(mode) != is_directory:
+            if stat.S_ISDIR(status.st_mode) != is_directory:
                 kind = "directory" if is_directory else "file"
                 raise OSError(errno.ENOTDIR, f"{path} in the image is not a {kind}, and a step needs one there")
+            if os.path.samestat(status, self._root_status):
+                # mounted there, /proc would be the step's root, and nothing in it hidden
+                raise OSError(errno.ELOOP, f"{path} in the image leads to its root directory")
             return path
         raise OSError(errno.ELOOP, f"{path} in the image is a link that leads to itself")
 

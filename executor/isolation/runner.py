@@ -10,6 +10,7 @@ not even with CAP_SYS_ADMIN in the user namespace of the step.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -19,8 +20,9 @@ import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
+from executor.errors import HostError, PushwrightError
 from executor.isolation import idmap, mounts, syscalls
 from executor.isolation.idmap import ID_SHIFT
 
@@ -47,6 +49,8 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 _SETUP_FAILED = 125
 _LAST_CAPABILITY = 63
+# what names and links in an image bring about when places are mounted there; anything else is the machine's
+_OF_THE_IMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EROFS, errno.ENAMETOOLONG, errno.EEXIST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,14 @@ class Command:
 class Ended:
     """How a command ended: its exit status (128 + number for a signal), or why it could not be started.
 
-    `created` are the mount points that were made for the command in its root, parents first.
+    `created` are the mount points that were made for the command in its root, parents first; `by_host` tells that the
+    machine, not the image or the command, is what the complaint is about.
     """
 
     status: int
     complaint: str = ""
     created: tuple[str, ...] = ()
+    by_host: bool = False
 
 
 class Runner:
@@ -99,13 +105,23 @@ class Runner:
         status_read, status_write = os.pipe()
         payload = json.dumps(asdict(command)).encode()
         message = _HEADER.pack(len(payload)) + payload
-        for output in (stdout, stderr):
-            # so that the command may open /dev/stdout again: a pipe is mode 0600 and would belong to the builder
-            os.fchown(output, command.uid + ID_SHIFT, command.gid + ID_SHIFT)
         try:
+            for output in (stdout, stderr):
+                # so that the command may open /dev/stdout again: a pipe is mode 0600 and would belong to the builder
+                os.fchown(output, command.uid + ID_SHIFT, command.gid + ID_SHIFT)
             with self._lock:
                 sent = socket.send_fds(self._connection, [message], [stdout, stderr, status_write])
                 self._connection.sendall(message[sent:])
+        except ConnectionError as error:
+            os.close(status_read)
+            raise HostError(
+                "the process that starts commands was killed, or this host ran out of memory",
+                code="builder-died",
+                retryable=True,
+            ) from error
+        except BaseException:
+            os.close(status_read)
+            raise
         finally:
             os.close(status_write)
         return status_read
@@ -116,9 +132,9 @@ class Runner:
         with os.fdopen(status, "rb") as stream:
             text = stream.read()
         if not text:
-            return Ended(_SETUP_FAILED, "the process that ran the command was killed")
+            return Ended(_SETUP_FAILED, "the process that ran the command was killed", by_host=True)
         fields: dict[str, Any] = json.loads(text)
-        return Ended(fields["status"], fields["complaint"], tuple(fields["created"]))
+        return Ended(fields["status"], fields["complaint"], tuple(fields["created"]), fields["by_host"])
 
 
 def spawn_runner() -> Runner:
@@ -168,11 +184,11 @@ def _command(payload: bytes) -> Command:
 def _monitor(command: Command, stdout: int, stderr: int, status: int) -> NoReturn:
     """Fork the command's process 1, map its ids, wait for it, report."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    outcome: dict[str, Any] = {"status": _SETUP_FAILED, "complaint": "", "created": []}
+    outcome: dict[str, Any] = {"status": _SETUP_FAILED, "complaint": "", "created": [], "by_host": True}
     try:
         outcome = _run(command, stdout, stderr)
-    except OSError as error:
-        outcome["complaint"] = error.strerror or str(error)
+    except (OSError, PushwrightError) as error:
+        outcome["complaint"] = _told(error)
     finally:
         with contextlib.suppress(BrokenPipeError):
             os.write(status, json.dumps(outcome).encode())
@@ -191,32 +207,56 @@ def _run(command: Command, stdout: int, stderr: int) -> dict[str, Any]:
     for descriptor in (stdout, stderr, report_write, mapped_read):
         os.close(descriptor)
     with os.fdopen(report_read, "rb") as report:
-        first = report.readline()
-        created = json.loads(first)["created"] if first.startswith(b"{") else []
-        complaint = "" if first.startswith(b"{") else first.decode(errors="replace").strip()
-        if not complaint and first:
+        set_up = _read_report(report)
+        complaint, by_host = set_up["complaint"], set_up["by_host"]
+        if not complaint:
             idmap.write_map(pid, command.id_map, command.id_map)
             os.write(mapped_write, b".")
-            complaint = report.read().decode(errors="replace").strip()
+            ended = _read_report(report, {"complaint": "", "by_host": False})
+            complaint, by_host = ended["complaint"], ended["by_host"]
     os.close(mapped_write)
     _, waited = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(waited)
-    return {"status": code if code >= 0 else 128 - code, "complaint": complaint, "created": created}
+    return {
+        "status": code if code >= 0 else 128 - code,
+        "complaint": complaint,
+        "created": set_up.get("created", []),
+        "by_host": by_host,
+    }
+
+
+_KILLED = {"complaint": "the command's first process was killed while it was set up", "by_host": True}
+
+
+def _read_report(report: BinaryIO, silence: Mapping[str, Any] = _KILLED) -> Mapping[str, Any]:
+    """One line of what a command's first process reports; `silence` stands for none."""
+    line = report.readline()
+    fields: dict[str, Any] = json.loads(line) if line else {}
+    return fields or silence
+
+
+def _write_report(report: int, **fields: Any) -> None:
+    os.write(report, json.dumps({"complaint": "", "by_host": False, **fields}).encode() + b"\n")
+
+
+def _told(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _become_command(command: Command, output: tuple[int, int], report: int, mapped: int) -> NoReturn:
     status = _SETUP_FAILED
     try:
         places = _enter_namespaces(command)
-        os.write(report, json.dumps({"created": places.created}).encode() + b"\n")
+        _write_report(report, created=places.created)
         if os.read(mapped, 1) != b".":
             os._exit(status)
         _forbid_user_namespaces(places.user_limits)
         report = _settle_descriptors(output, report)
         _take_identity(command)
         status = _execute(command, report)
-    except OSError as error:
-        os.write(report, f"{error.strerror or error}\n".encode(errors="replace"))
+    except Exception as error:
+        by_image = isinstance(error, OSError) and error.errno in _OF_THE_IMAGE
+        _write_report(report, complaint=_told(error), by_host=not by_image)
     finally:
         os._exit(status)
 
@@ -268,7 +308,10 @@ def _take_identity(command: Command) -> None:
         if number not in DEFAULT_CAPABILITIES.values():
             try:
                 syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-            except OSError:
+            except OSError as error:
+                # the first that this kernel does not know
+                if error.errno != errno.EINVAL:
+                    raise
                 break
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower_limit(resource.RLIMIT_NOFILE, command.open_files)
@@ -298,17 +341,18 @@ def _lower_limit(kind: int, wanted: int) -> None:
 
 
 def _execute(command: Command, report: int) -> int:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+    # Python ignores some, and whoever started us may have had others ignored (nohup, a shell's background job)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     try:
         os.chdir(command.cwd)
-    except OSError as error:
-        os.write(report, f"the working directory {command.cwd} cannot be entered: {error.strerror}\n".encode())
+    except (OSError, ValueError) as error:
+        _write_report(report, complaint=f"the working directory {command.cwd} cannot be entered: {_told(error)}")
         return _SETUP_FAILED
     try:
         os.execvpe(command.argv[0], command.argv, dict(command.env))  # noqa: S606 - that is what a step is
-    except OSError as error:
-        os.write(report, f"{command.argv[0]}: {error.strerror}\n".encode(errors="replace"))
+    except (OSError, ValueError) as error:
+        _write_report(report, complaint=f"{command.argv[0]}: {_told(error)}")
         return 127 if isinstance(error, FileNotFoundError) else 126

@@ -8,11 +8,12 @@ resolution, certificates, its store and its context.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def python_directories() -> tuple[str, ...]:
 
     wanted = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path, *executor.__path__}
     real = {os.path.realpath(item) for item in wanted if item and Path(item).exists()}
-    return _outermost(real | {item for item in wanted if Path(item).is_dir()})
+    found = real | {item for item in wanted if Path(item).is_dir()}
+    # `python -m` in / puts the whole machine on the path
+    return _outermost(item for item in found if os.path.realpath(item) != "/")
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
@@ -153,6 +156,21 @@ def _read_all(descriptor: int) -> bytes:
 
 def lay_out_root(root: str, binds: Iterable[Bind], symlinks: Mapping[str, str]) -> None:
     """Mount a small read-only root file system at `root`, in the launcher's mount namespace."""
+    # the builder, who is a stranger to these directories, walks through them
+    with _umask(0o022):
+        _lay_out_root(root, binds, symlinks)
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    former = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(former)
+
+
+def _lay_out_root(root: str, binds: Iterable[Bind], symlinks: Mapping[str, str]) -> None:
     syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755,size=16m")
     for name in ("proc", "tmp", LINKS_PATH[1:], TEMPORARY_PATH[1:], "dev", "etc"):
         Path(root, name).mkdir(mode=0o755)
@@ -224,6 +242,24 @@ def spawn_builder(plan: idmap.IdPlan, root: str, body: Callable[[], int]) -> int
         os.close(mapped_write)
         os.close(entered_read)
     return pid
+
+
+def keep_descriptors(kept: Iterable[int]) -> None:
+    """Close every descriptor but standard error and `kept`; standard input and output become /dev/null.
+
+    What the launcher was handed or has opened - event and control pipes, the lock of its lease, a terminal - is none
+    of the builder's, nor of the processes it starts.
+    """
+    wanted = {0, 1, 2, *kept}
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number not in wanted:
+            # the descriptor of the listing itself is closed already
+            with contextlib.suppress(OSError):
+                os.close(number)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1):
+        os.dup2(null, number)
+    os.close(null)
 
 
 def _enter_builder_namespaces(root: str, entered: int, mapped: int) -> None:

@@ -7,6 +7,7 @@ aarch64 and riscv64 share (Linux `include/uapi/asm-generic/unistd.h`).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -146,9 +147,12 @@ def set_hostname(name: str) -> None:
 
 
 def join_new_session_keyring() -> None:
-    """Leave the session keyring of whoever started us; kernels without keyrings have nothing to leave."""
+    """Leave the session keyring of whoever started us; where nobody has keyrings there is nothing to leave."""
     none = ctypes.c_char_p(None)
-    _libc.syscall(ctypes.c_long(_SYS_KEYCTL), ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), none)
+    result = _libc.syscall(ctypes.c_long(_SYS_KEYCTL), ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), none)
+    # not in this kernel, or kept from this container and so from everything in it
+    if result < 0 and ctypes.get_errno() not in {errno.ENOSYS, errno.EPERM, errno.EACCES}:
+        _check(result, "keyctl(JOIN_SESSION_KEYRING)")
 
 
 def effective_capabilities() -> int:

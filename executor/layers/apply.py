@@ -307,5 +307,5 @@ def _unmapped(entry: Entry) -> HostError:
     return HostError(
         f"layer: {shown(entry.name)}: owner {entry.uid}:{entry.gid} is not among the ids of this build",
         code="id-out-of-range",
-        hint="ids of 65536 and above need a larger range for this user in /etc/subuid and /etc/subgid",
+        hint="a build has 65536 ids at most, and fewer where /etc/subuid or /etc/subgid give fewer",
     )

@@ -7,12 +7,13 @@ builder's. Layers are in "userxattr" form (Linux 5.11), which is the one a user 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from executor.errors import StepFailedError
+from executor.errors import IsolationError, StepFailedError
 from executor.isolation import syscalls
 
 # the kernel takes 500 (fs/overlayfs/params.h, OVL_MAX_STACK); the short names of 400 fit into mount data
@@ -67,7 +68,7 @@ class Overlays:
         # without an upper directory overlayfs wants two lower ones at least
         lowers = (*self.lowers(layers), self.lowers(())[0])
         options = f"lowerdir={':'.join(lowers)},userxattr"
-        syscalls.mount("overlay", str(target), "overlay", syscalls.MS_RDONLY, options)
+        _mount(target, syscalls.MS_RDONLY, options)
         try:
             yield target
         finally:
@@ -79,9 +80,22 @@ class Overlays:
         """The merged tree of `layers` and `upper` (an empty directory, topmost), where every change goes to `upper`."""
         target, work = self.new_directory("root"), self.new_directory("work", mode=0o700)
         options = f"lowerdir={':'.join(self.lowers(layers))},upperdir={upper},workdir={work},userxattr"
-        syscalls.mount("overlay", str(target), "overlay", 0, options)
+        _mount(target, 0, options)
         try:
             yield target
         finally:
             syscalls.umount(str(target))
             target.rmdir()
+
+
+def _mount(target: Path, flags: int, options: str) -> None:
+    try:
+        syscalls.mount("overlay", str(target), "overlay", flags, options)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EPERM, errno.ENODEV, errno.EOPNOTSUPP}:
+            raise
+        raise IsolationError(
+            f"the kernel refused to lay layers over each other: {error.strerror}",
+            code="overlay-refused",
+            hint="the data directory must be on a file system that overlayfs can write to: in a container, on a volume",
+        ) from error

@@ -33,8 +33,12 @@ def _open_writable(parent_fd: int, name: bytes) -> int:
     try:
         return _open_checked(parent_fd, name)
     except PermissionError:
-        # the owner may give itself the permission; chmod by name is safe, because a link would fail the open below
-        os.chmod(name, 0o700, dir_fd=parent_fd)
+        # the owner may give itself the permission: to this very directory, whatever has the name by now
+        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+        try:
+            os.chmod(f"/proc/self/fd/{found}", 0o700)
+        finally:
+            os.close(found)
         return _open_checked(parent_fd, name)
 
 

@@ -17,7 +17,7 @@ from executor.dockerfile import history
 from executor.dockerfile.instructions import Copy, Workdir
 from executor.dockerfile.support import octal_mode
 from executor.errors import ContextError, DockerfileError, StepFailedError
-from executor.isolation.idmap import ID_SHIFT
+from executor.isolation.idmap import ID_SHIFT, require_image_ids
 from executor.rootfs.contained import Root
 from executor.rootfs.copy import CopyOptions, Everything, Selection, copy_file, copy_tree
 from executor.rootfs.users import resolve_owner, resolve_user
@@ -53,6 +53,7 @@ def change_working_dir(state: StageState, instruction: Workdir, snapshots: Snaps
         return changed.recorded(created, history.workdir(joined))
     with _writable(snapshots, state) as (root, upper):
         user = resolve_user(state.config.config.user, root)
+        require_image_ids(user.uid, user.gid)
         root.make_directories(os.fsencode(joined), 0o755, (user.uid + ID_SHIFT, user.gid + ID_SHIFT))
     return changed.recorded(created, history.workdir(joined), snapshots.commit(state.directories, upper))
 
@@ -85,6 +86,7 @@ def _owner(chown: str, root: Root, source: CopySource) -> tuple[int, int] | None
     """The owner of what is copied, as the builder numbers ids; None keeps that of each file."""
     if chown:
         uid, gid = resolve_owner(chown, root)
+        require_image_ids(uid, gid)
         return uid + ID_SHIFT, gid + ID_SHIFT
     return _ROOT_OWNER if source.is_context else None
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from executor.dockerfile import history
 from executor.dockerfile.instructions import Run
-from executor.errors import DiskFullError, StepFailedError
+from executor.errors import DiskFullError, IsolationError, PushwrightError, StepFailedError
+from executor.isolation.idmap import require_image_ids
 from executor.isolation.runner import HOSTNAME, Command, Ended, Runner
 from executor.progress import Observer
 from executor.rootfs.contained import Root
@@ -59,6 +60,7 @@ class CommandSteps:
         overlays = self._snapshots.overlays
         with overlays.view(state.directories) as below, Root.at(below) as root:
             user = resolve_user(state.config.config.user, root)
+        require_image_ids(user.uid, user.gid, *user.groups)
         upper = self._snapshots.new_upper(state.directories)
         command = self._command(state, argv, user, upper)
         output = StepOutput(step, observer, self._output_limit_bytes)
@@ -110,9 +112,16 @@ class CommandSteps:
         return self._runner.wait(status)
 
     @staticmethod
-    def _failure(instruction: Run, argv: tuple[str, ...], ended: Ended, output: StepOutput) -> StepFailedError:
+    def _failure(instruction: Run, argv: tuple[str, ...], ended: Ended, output: StepOutput) -> PushwrightError:
         shown = " ".join(argv)
         shown = shown if len(shown) <= 200 else shown[:200] + "…"
+        if ended.complaint and ended.by_host:
+            return IsolationError(
+                f"this machine could not set up RUN {shown!r}: {ended.complaint}",
+                code="run-not-set-up",
+                location=instruction.location,
+                hint="`pushwright doctor` shows what this host offers",
+            )
         if ended.complaint:
             return StepFailedError(
                 f"RUN could not start {shown!r}: {ended.complaint}",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from executor.dockerfile.instructions import Copy, Instruction, Run, Stage, Workdir
 from executor.errors import DockerfileError, Location, PushwrightError
+from executor.os_errors import host_error, step_error
 from executor.plan import ImageSource, Plan, PlannedStage, ScratchSource, Source, StageSource
 from executor.progress import Observer
 from executor.rootfs.contained import Root
@@ -40,8 +41,9 @@ class Steps:
             failed["error"] = error.code
             raise
         except OSError as error:
-            failed["error"] = error.strerror or "os-error"
-            raise
+            told = host_error(error)
+            failed["error"] = told.code
+            raise told from error
         finally:
             seconds = round(time.monotonic() - begun, 3)
             self._observer("step-finished", step=number, seconds=seconds, **failed)
@@ -137,6 +139,10 @@ def _located(location: Location) -> Iterator[None]:
     except PushwrightError as error:
         error.location = error.location or location
         raise
+    except OSError as error:
+        told = step_error(error)
+        told.location = location
+        raise told from error
 
 
 def _step_name(stage: Stage, number: int, total: int, text: str) -> str:

@@ -381,7 +381,7 @@ class TestBuilds:
 
         monkeypatch.setattr("executor.store.names", refuse)
         assert store.remove_abandoned() == []
-        assert listed == ["incoming", "1-own", "work"]
+        assert listed == ["incoming", "1-own", "staging", "work"]
         assert store.work_dir("theirs").is_dir()
 
     def test_what_was_just_begun_is_left_alone(self, store: Store) -> None:
