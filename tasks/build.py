@@ -23,7 +23,7 @@ from tasks.logs import Logs
 from tasks.logwriter import LogWriter
 from tasks.records import Records
 from tasks.settings import Settings
-from tasks.tags import Image, MovingTags, Publisher, Tagging
+from tasks.tags import Image, MovingTags, Publisher, Tagging, TagLockedError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,6 +62,9 @@ class Ending:
 def ending_of_error(error: Mapping[str, Any], attempt: int, retry_seconds: Sequence[float]) -> Ending:
     """What follows from an error: the user's own is final, a passing one is tried again after a pause."""
     code = str(error["code"])
+    if code == TagLockedError.code:
+        # another build's moment, or the lock of a killed one, which outlasts all pauses together
+        return Ending(State.QUEUED, code, error=error, delay_seconds=retry_seconds[0], is_counted=False)
     if error.get("retryable") is not True or attempt >= MAX_ATTEMPTS:
         return Ending(State.FAILED, code, error=error)
     delay = retry_seconds[min(attempt, len(retry_seconds)) - 1]

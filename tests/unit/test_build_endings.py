@@ -31,6 +31,7 @@ from tasks.lease import Interruption
 from tasks.lifecycle import State
 from tasks.records import QUEUE
 from tasks.settings import Settings
+from tasks.tags import TagLockedError
 
 PAUSES = (5.0, 20.0)
 
@@ -82,6 +83,11 @@ def test_a_hostile_error_does_not_grow_the_record() -> None:
     assert set(kept) == {"code", "message", "retryable", "tail"}
     assert kept["retryable"] is False
     assert len(str(kept)) < (ERROR_TAIL_LINES + 1) * (ERROR_TEXT_LIMIT + 10) + 1000
+
+
+def test_a_locked_tag_is_waited_for_however_long_the_lock_lasts() -> None:
+    ending = ending_of_error(TagLockedError("x").to_dict(), 3, PAUSES)
+    assert (ending.state, ending.delay_seconds, ending.is_counted) == (State.QUEUED, 5.0, False)
 
 
 def test_one_pause_serves_for_all() -> None:

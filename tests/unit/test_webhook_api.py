@@ -543,3 +543,30 @@ def test_a_fault_of_ours_tells_nothing(
     assert (response.status_code, response.get_json()["code"]) == (500, "internal")
     assert "s3cr3t" not in response.text
     assert "RuntimeError" in caplog.text
+
+
+def test_without_redis_every_question_is_to_be_asked_again() -> None:
+    with RedisServer() as server, web_over(server) as web:
+        web.add_project()
+        build_id = push(web)
+        server.kill()
+        values = {"project": "demo", "name": "demo", "commit": COMMIT, "build_id": build_id, "path": ""}
+        asked = 0
+        for rule in web.app.url_map.iter_rules():
+            if rule.endpoint in {"healthz", "registry.serve", "api.show_logs"}:
+                continue
+            path = re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", lambda match: values[match[1]], rule.rule)
+            body = {"name": "new", "url": "https://git.example/x.git"} if path.endswith("/projects") else {}
+            body = {"commit": COMMIT} if path.endswith("demo/builds") else body
+            for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
+                response = web.client.open(path, method=method, json=body if method == "POST" else None)
+                assert (response.status_code, response.content_type) == (503, "application/problem+json"), (
+                    method,
+                    path,
+                )
+                assert response.get_json()["code"] == "redis-unavailable"
+                assert int(response.headers["Retry-After"]) > 0
+                asked += 1
+        assert asked > 10
+        logs = web.client.get(f"/api/v1/builds/{build_id}/logs")
+        assert (logs.status_code, logs.headers.get("Retry-After")) == (503, "2")
