@@ -235,7 +235,8 @@ def test_tarfile_reads_the_same_headers(entries: list[Entry]) -> None:
     data = b"".join(encode_entry(entry) for entry in entries) + bytes(1024)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         for entry, info in zip(entries, tar, strict=True):
-            assert os.fsencode(info.name) == entry.name.rstrip(b"/")
+            # tarfile drops slashes at the end of some names (of pax headers, of directories) and not of others
+            assert os.fsencode(info.name).rstrip(b"/") == entry.name.rstrip(b"/")
             assert (info.type, info.mode, info.uid, info.gid) == (entry.kind, entry.mode, entry.uid, entry.gid)
             assert info.mtime == entry.mtime
 
