@@ -78,7 +78,10 @@ def _build(
 def _checked_result(event: Mapping[str, Any]) -> BuildResult:
     """The result as a value: the builder has read hostile bytes, and what it says is taken for no more than that."""
     result = BuildResult.from_json({key: event[key] for key in event.keys() - ENVELOPE})
-    manifest = result.manifest.encode()
+    try:
+        manifest = result.manifest.encode()
+    except UnicodeEncodeError as error:
+        raise HostError("the builder gave a manifest that is no text", code="result-invalid") from error
     found = str(Digest.of(manifest))
     if (found, len(manifest)) != (result.digest, result.size):
         raise HostError(

@@ -13,6 +13,7 @@ _HARMFUL = re.compile(
     r"|(\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[^\[]?|[\x00-\x08\x0b-\x1f\x7f-\x9f])"
 )
 _SGR_RESET = "\x1b[0m"
+_LINE_CHARACTERS = 16_384
 # dockerfile/excerpt gives fewer
 _EXCERPT_LINES = 20
 
@@ -52,7 +53,10 @@ class LogText:
     def _step_log(self, event: Mapping[str, Any]) -> str:
         step, stream = str(event.get("step")), str(event.get("stream"))
         *lines, rest = (self._held.pop((step, stream), "") + str(event.get("data", ""))).split("\n")
-        if rest:
+        if len(rest) > _LINE_CHARACTERS:
+            # to wait for the end of a line without one would be to hold, and to search, all of it again and again
+            lines.append(rest)
+        elif rest:
             self._held[step, stream] = rest
         return "".join(_output_line(step, line) for line in lines)
 

@@ -79,7 +79,11 @@ def _try_level(plan: idmap.IdPlan, data_directory: Path) -> Check:
 def _enter_and_run(plan: idmap.IdPlan, data_directory: Path) -> Check:
     read, write = os.pipe()
     sandbox.enter_launcher_namespace(plan)
-    with tempfile.TemporaryDirectory(dir=data_directory) as store, tempfile.TemporaryDirectory() as root:
+    # both in the data directory: a build writes nowhere else either, and /tmp may be read-only
+    with (
+        tempfile.TemporaryDirectory(dir=data_directory) as store,
+        tempfile.TemporaryDirectory(dir=data_directory) as root,
+    ):
         os.chown(store, *plan.owner)
         sandbox.lay_out_root(root, sandbox.builder_binds(store, None), sandbox.system_symlinks())
         builder = sandbox.spawn_builder(plan, root, lambda: _run_inside(spawn_runner(), plan, write))
