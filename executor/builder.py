@@ -11,9 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from executor.context.directory import DirectorySource
+from executor.context.directory import ContextFile, DirectorySource
 from executor.context.ignore import IgnoreRules
+from executor.dockerfile.excerpt import with_excerpts
+from executor.dockerfile.instructions import Dockerfile, DockerfileWarning
+from executor.dockerfile.lint.check import CheckReport, check
+from executor.dockerfile.lint.rules import Finding
+from executor.dockerfile.lint.subject import Subject
 from executor.dockerfile.parse import parse
+from executor.dockerfile.reader import EMPTY_CONTINUATION
 from executor.errors import UsageError
 from executor.isolation.runner import HOSTNAME, Runner
 from executor.isolation.sandbox import LINKS_PATH
@@ -102,8 +108,10 @@ class _Build:
         destinations = [Reference.parse(text) for text in spec.destinations]
         context = self._open_context()
         created = self._created(context)
-        plan, rules = self._plan(context, platform, host_platform)
-        state = self._build_stages(plan, context.source, rules, created, cell)
+        found = context.source.read_dockerfile(spec.dockerfile)
+        with with_excerpts(found.data, found.path):
+            plan, rules = self._plan(context, found, platform, host_platform)
+            state = self._build_stages(plan, context.source, rules, created, cell)
         image = self._finish(plan, state, context, created)
         for destination in destinations if spec.push else ():
             with self._steps.step(f"push {destination}") as step:
@@ -143,8 +151,9 @@ class _Build:
         # whoever made the commit could write any number there
         return int(time.time()) if context.commit_time is None else min(max(context.commit_time, 0), LAST_MOMENT)
 
-    def _plan(self, context: _Context, platform: Platform, host_platform: Platform) -> tuple[Plan, IgnoreRules]:
-        found = context.source.read_dockerfile(self._spec.dockerfile)
+    def _plan(
+        self, context: _Context, found: ContextFile, platform: Platform, host_platform: Platform
+    ) -> tuple[Plan, IgnoreRules]:
         dockerfile = parse(found.data, found.path)
         ignored = context.source.read_ignore(self._spec.dockerfile)
         rules = IgnoreRules()
@@ -157,12 +166,31 @@ class _Build:
             platform=platform,
             build_platform=host_platform,
         )
-        for warning in dockerfile.warnings:
-            place = {"file": warning.location.file, "line": warning.location.line}
-            self._observer("warning", code=warning.code, message=warning.message, **place)
+        subject = Subject(
+            dockerfile=dockerfile,
+            source=found.data,
+            platform=platform,
+            build_platform=host_platform,
+            build_args=self._spec.build_args,
+            target_name=plan.target.stage.name or "" if self._spec.target else "",
+            ignore=rules,
+            needed=frozenset(planned.stage.index for planned in plan.stages),
+        )
+        self._tell(dockerfile, check(subject))
         for name in plan.unused_build_args:
             self._observer("warning", code="build-arg-unused", message=f"no ARG declares the build argument {name}")
         return plan, rules
+
+    def _tell(self, dockerfile: Dockerfile, report: CheckReport) -> None:
+        """Warnings of the parser and of the checks; with `error=true` the latter end the build."""
+        # a check says the same of a blank line, and can be skipped
+        parsed = [warning for warning in dockerfile.warnings if warning.code != EMPTY_CONTINUATION]
+        items: list[DockerfileWarning | Finding] = [*parsed, *report.findings]
+        for item in items:
+            place = {"file": item.location.file, "line": item.location.line}
+            self._observer("warning", code=item.code, message=item.message, **place)
+        if violation := report.violation():
+            raise violation
 
     # --- the stages ---
 

@@ -228,7 +228,7 @@ def specification(options: argparse.Namespace, environ: Mapping[str, str]) -> Bu
             raise UsageError(f"--keep-as: expected REPOSITORY:TAG, found {name[:100]!r}")
     store = Path(options.data_dir or data_directory(environ)) / "store"
     return BuildSpec(
-        context=DirectoryContext(_context_path(options.context), sub_path=options.context_sub_path),
+        context=DirectoryContext(context_directory(options.context), sub_path=options.context_sub_path),
         store=str(store),
         dockerfile=options.dockerfile,
         destinations=tuple(options.destinations),
@@ -236,7 +236,7 @@ def specification(options: argparse.Namespace, environ: Mapping[str, str]) -> Bu
         keep_as=tuple(options.keep_as),
         target=options.target,
         platform=options.platform,
-        build_args=_build_args(options.build_args, environ),
+        build_args=build_arguments(options.build_args, environ),
         labels=_pairs(options.labels, "--label"),
         annotations=_pairs(options.annotations, "--annotation"),
         image_format=options.image_format,
@@ -270,7 +270,8 @@ def data_directory(environ: Mapping[str, str]) -> Path:
         ) from error
 
 
-def _context_path(text: str) -> str:
+def context_directory(text: str) -> str:
+    """The directory that a `--context` names."""
     if text.startswith("dir://"):
         return text.removeprefix("dir://")
     if "://" in text:
@@ -296,7 +297,7 @@ def _pairs(items: Sequence[str], flag: str) -> dict[str, str]:
     return pairs
 
 
-def _build_args(items: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+def build_arguments(items: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """`NAME` alone takes its value from the environment, and is left out when it has none (as docker and Kaniko do)."""
     pairs = {}
     for item in items:

@@ -65,7 +65,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def document_of(options: argparse.Namespace) -> dict[str, Any]:
     """The document that a command line asks for."""
-    from executor.cli import _build_args, _context_path
+    from executor.cli import build_arguments, context_directory
     from executor.context.directory import DirectorySource
     from executor.context.ignore import IgnoreRules
     from executor.dockerfile.excerpt import with_excerpts
@@ -76,13 +76,13 @@ def document_of(options: argparse.Namespace) -> dict[str, Any]:
     from executor.plan import make_plan
     from executor.plan_document import plan_document
 
-    source = DirectorySource(Path(_context_path(options.context)))
+    source = DirectorySource(Path(context_directory(options.context)))
     found = source.read_dockerfile(options.dockerfile)
     ignored = source.read_ignore(options.dockerfile)
     rules = IgnoreRules.parse(ignored.data.decode("utf-8", "surrogateescape"), ignored.path) if ignored else None
     build_platform = Platform.from_text(f"linux/{host.machine()}")
     platform = Platform.from_text(options.platform) if options.platform else build_platform
-    build_args = _build_args(options.build_args, os.environ)
+    build_args = build_arguments(options.build_args, os.environ)
     with with_excerpts(found.data, found.path):
         dockerfile = parse_syntax(found.data, found.path)
         plan = make_plan(
