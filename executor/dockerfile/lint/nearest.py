@@ -7,13 +7,13 @@ from itertools import islice
 
 _TOO_FAR = 3
 # a stage has tens of variables; whoever writes thousands does not wait for suggestions
-_CANDIDATES = 1000
+CANDIDATES_LIMIT = 128
 
 
 def nearest(found: str, known: Iterable[str]) -> str:
     """The first of the nearest of `known`, or nothing."""
     best, best_distance = "", _TOO_FAR
-    for name in islice(known, _CANDIDATES):
+    for name in islice(known, CANDIDATES_LIMIT):
         # the difference in length is a lower bound, and sorts out nearly everything
         if abs(len(name) - len(found)) < best_distance:
             distance = _distance(found, name, best_distance)
