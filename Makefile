@@ -9,12 +9,14 @@ BIN := $(VENV)/bin
 # further arguments for pytest, as in: make test PYTEST_ARGS="-m 'not docker'"
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+# arguments for the benchmark, as in: make bench BENCH_ARGS="--only 1,8 --runs 3"
+BENCH_ARGS ?=
 
 # newuidmap, dockerd and docker-registry may be where an ordinary user's PATH does not look
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint typecheck unit test-pythons format compose-env clean packages-demo packages-test venv venv-dev
+.PHONY: help demo test check lint typecheck unit test-pythons format compose-env bench clean packages-demo packages-test packages-bench venv venv-dev
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,10 +52,13 @@ test-pythons: ## the tests that need no servers, on each supported Python found 
 format: venv-dev ## ruff: write the format and the safe fixes
 	@$(BIN)/ruff check --fix .; $(BIN)/ruff format .
 
+bench: packages-bench venv ## Pushwright beside other builders; bench/README.md says how to read it
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
 compose-env: ## .env and deploy/secrets/ for docker-compose.yml, with fresh passwords
 	@$$(.ci/python) deploy/make_env.py
 
-packages-demo packages-test: packages-%:
+packages-demo packages-test packages-bench: packages-%:
 	@.ci/packages $*
 
 venv:

@@ -75,7 +75,7 @@ def _cells(series: Series, all_series: Sequence[Series], peer: str) -> dict[str,
     grown = growth(series, all_series)
     return cells | {
         "wall s": f"{statistics.median(series.walls):.3f}",
-        "spread": f"{spread(series.walls):.0%}",
+        "spread": f"{spread(series.walls):.0%}" if len(series.runs) > 1 else "–",
         "ratio": f"{ratio:.2f}" if ratio is not None else "–",
         "cpu s": f"{statistics.median(run.cpu_seconds for run in series.runs):.2f}",
         "own cpu s": f"{series.own_cpu_seconds:.2f}" if series.run_cpu_seconds is not None else "–",

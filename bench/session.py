@@ -82,6 +82,7 @@ class Session:
         self.described: dict[str, str] = {}
         self._engine: DockerEngine | None = None
         self._unusable: dict[str, str] = {}
+        self._missing: dict[Base, str] = {}
         self._stack = contextlib.ExitStack()
 
     @classmethod
@@ -114,7 +115,14 @@ class Session:
                 self.say(f"making {base.repository}")
                 work = self.directory / "bases" / base.repository.replace("/", "-")
                 work.mkdir(parents=True)
-                bases.push(base, self.host, work)
+                try:
+                    bases.push(base, self.host, work)
+                except BenchError as error:
+                    if base == Base():
+                        raise
+                    # the workloads on it are reported as failed, the others go on
+                    self._missing[base] = str(error)
+                    self.say(str(error))
         places.remove(self.directory / "bases")
 
     def _entrant(self, contender: Contender) -> Entrant | None:
@@ -202,7 +210,8 @@ class Session:
     def _prepare_warm(self, slots: Sequence[_Slot]) -> None:
         # all are emptied before the first is filled: slots of one daemon share what it keeps
         for slot in slots:
-            self._guarded(slot, self._reset)
+            if not slot.error:
+                self._guarded(slot, self._reset)
         for slot in slots:
             if not slot.error:
                 self._guarded(slot, self._build_before)
@@ -267,7 +276,9 @@ class Session:
             workload.write(context, bases.reference(workload.base(size), self.host), size)
         place = self.directory / f"{name}-{entrant.contender.name}"
         place.mkdir(mode=0o755, exist_ok=True)
-        return _Slot(entrant, workload, size, context, place / "state", place / "registry")
+        slot = _Slot(entrant, workload, size, context, place / "state", place / "registry")
+        slot.error = self._missing.get(workload.base(size), "")
+        return slot
 
     def _remove(self, slot: _Slot) -> None:
         places.remove(slot.context)
