@@ -1,4 +1,4 @@
-"""Decompressing layers: whole gzip streams, and nothing else."""
+"""Decompressing layers: whole streams of the compression that the media type names, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from executor.layers.limits import LayerLimits
 from executor.layers.tar import TarReader
 from executor.oci import LAYER_DOCKER, LAYER_DOCKER_GZIP, LAYER_OCI, LAYER_OCI_GZIP, LAYER_OCI_ZSTD
 from tests.support.archives import archive, file
+from tests.support.compressed import ZSTD_OF_A_HUGE_WINDOW, compress_zstd
 
 DATA = archive(file("f", b"content" * 300_000))
 GZIP = gzip.compress(DATA)
+ZSTD = compress_zstd(DATA)
 
 
 def read(blob: bytes, media_type: str = LAYER_OCI_GZIP) -> bytes:
@@ -30,12 +32,24 @@ def test_gzip(media_type: str) -> None:
     assert read(gzip.compress(DATA[:5000]) + gzip.compress(DATA[5000:]), media_type) == DATA
 
 
+def test_zstd() -> None:
+    assert read(ZSTD, LAYER_OCI_ZSTD) == DATA
+    assert read(compress_zstd(DATA[:5000]) + compress_zstd(DATA[5000:]), LAYER_OCI_ZSTD) == DATA
+
+
+@pytest.mark.parametrize("blob", [ZSTD[:-1], ZSTD[:40], b"", b"not zstd at all", DATA, GZIP, ZSTD_OF_A_HUGE_WINDOW])
+def test_damage_of_zstd(blob: bytes) -> None:
+    with pytest.raises(RegistryContentError) as caught:
+        read(blob, LAYER_OCI_ZSTD)
+    assert caught.value.code == "layer-invalid"
+
+
 @pytest.mark.parametrize("media_type", [LAYER_OCI, LAYER_DOCKER])
 def test_plain(media_type: str) -> None:
     assert read(DATA, media_type) == DATA
 
 
-@pytest.mark.parametrize("media_type", [LAYER_OCI_ZSTD, "application/octet-stream", "", "x" * 10_000])
+@pytest.mark.parametrize("media_type", ["application/octet-stream", "application/gzip", "", "x" * 10_000])
 def test_other_media_types_are_named(media_type: str) -> None:
     with pytest.raises(RegistryContentError) as caught:
         read(GZIP, media_type)
