@@ -23,7 +23,8 @@ def xz_of_a_huge_dictionary() -> bytes:
 
 
 def compress_zstd(data: bytes) -> bytes:
-    return zstd.compress(data)
+    # with a checksum, as zstd(1) writes it
+    return zstd.compress(data, options={int(zstd.CompressionParameter.checksum_flag): 1})
 
 
 def compress_gzip(data: bytes) -> bytes:
