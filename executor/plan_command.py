@@ -128,6 +128,8 @@ def _check_text(document: Mapping[str, Any]) -> Iterator[str]:
         yield _fit(f"{file}:{finding['start_line']}: {finding['rule']}: {finding['message']}")
     if document["findings_truncated"]:
         yield "… and more"
+    for rule, hint in {finding["rule"]: finding["hint"] for finding in document["findings"]}.items():
+        yield f"hint: {rule}: {hint}"
     yield from _notices_text(document)
     count = len(document["findings"])
     yield f"{count} finding{'' if count == 1 else 's'}" if count else "no findings"

@@ -9,9 +9,10 @@ from typing import Any
 from executor.dockerfile.instructions import Dockerfile, Heredoc, Instruction
 from executor.dockerfile.known_variables import KnownVariables
 from executor.dockerfile.lint.check import CheckReport
-from executor.dockerfile.lint.rules import Finding
+from executor.dockerfile.lint.rules import RULES, Finding
 from executor.dockerfile.look_ahead import LookAhead, look_ahead
 from executor.dockerfile.reader import EMPTY_CONTINUATION
+from executor.dockerfile.suggest import did_you_mean
 from executor.dockerfile.support import unsupported
 from executor.errors import Location
 from executor.plan import ImageSource, Plan, PlannedStage, ScratchSource, Source, StageSource
@@ -52,7 +53,7 @@ def plan_document(plan: Plan, report: CheckReport) -> dict[str, Any]:
         "findings": [finding_json(finding) for finding in report.findings],
         "findings_truncated": report.truncated,
         "check_error": report.as_error,
-        "notices": [_notice_json(notice) for notice in [*file_notices(dockerfile), *notices]],
+        "notices": [_notice_json(notice) for notice in [*file_notices(dockerfile), *_option_notices(report), *notices]],
     }
 
 
@@ -76,8 +77,22 @@ def file_notices(dockerfile: Dockerfile) -> list[Notice]:
     return found
 
 
+def _option_notices(report: CheckReport) -> list[Notice]:
+    found = []
+    for name in report.unknown_rules:
+        near = did_you_mean(name, RULES) or "names depend on case"
+        found.append(Notice("plan-check-unknown", f"no check has the name {name[:60]!r}: {near}"))
+    return found
+
+
 def finding_json(finding: Finding) -> dict[str, Any]:
-    return {"rule": finding.rule, "message": finding.message, **_place(finding.location), "detail": finding.detail}
+    return {
+        "rule": finding.rule,
+        "message": finding.message,
+        **_place(finding.location),
+        "detail": finding.detail,
+        "hint": RULES[finding.rule].explanation,
+    }
 
 
 def _place(location: Location) -> dict[str, Any]:

@@ -224,7 +224,15 @@ def test_check_prints_findings_for_people(context: Context) -> None:
     context.write("FROM scratch as x\nRUN --mount=type=tmpfs,target=/t true\n")
     lines = context.run("--check")[1].splitlines()
     assert lines[0] == "Dockerfile:1: FromAsCasing: 'as' and 'FROM' keywords' casing do not match"
+    assert lines[1] == "hint: FromAsCasing: Write FROM … AS or from … as."
     assert lines[-1] == "1 finding"
+
+
+def test_a_misspelt_check_is_told(context: Context) -> None:
+    context.write("# check=skip=FromASCasing,StageNameCasing\nFROM scratch as x\n")
+    (notice,) = context.document()["notices"]
+    assert notice["code"] == "plan-check-unknown"
+    assert "'FromASCasing': did you mean FromAsCasing?" in notice["message"]
 
 
 def test_checks_follow_the_target(context: Context) -> None:

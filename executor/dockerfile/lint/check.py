@@ -27,11 +27,15 @@ FINDINGS_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What was found; `as_error` is that of `error=true`. `truncated`: there was more than is here."""
+    """What was found; `as_error` is that of `error=true`. `truncated`: there was more than is here.
+
+    `unknown_rules` are names in the file's options that no rule has, so that they do nothing.
+    """
 
     findings: tuple[Finding, ...]
     as_error: bool = False
     truncated: bool = False
+    unknown_rules: tuple[str, ...] = ()
 
     def violation(self) -> DockerfileError | None:
         """The error that the findings are when `error=true` was asked for."""
@@ -66,7 +70,7 @@ def check(subject: Subject) -> CheckReport:
     ordered = sorted(
         dict.fromkeys(found[:FINDINGS_LIMIT]), key=lambda finding: (finding.location.line, finding.message)
     )
-    return CheckReport(tuple(ordered), options.as_error, len(found) > FINDINGS_LIMIT)
+    return CheckReport(tuple(ordered), options.as_error, len(found) > FINDINGS_LIMIT, options.unknown)
 
 
 def _without_mark(subject: Subject) -> bytes:
