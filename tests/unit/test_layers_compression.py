@@ -74,7 +74,8 @@ def test_small_pieces(name: str) -> None:
 def test_damage(name: str) -> None:
     blob = COMPRESSORS[name](DATA)
     middle = len(blob) // 2
-    for broken in (blob[:-1], blob[:middle], blob[:7], blob[:middle] + b"\xff" * 64 + blob[middle + 64 :]):
+    changed = bytes(byte ^ 0x55 for byte in blob[middle : middle + 64])
+    for broken in (blob[:-1], blob[:middle], blob[:7], blob[:middle] + changed + blob[middle + 64 :]):
         with pytest.raises(DamagedStreamError, match=f"not a whole {name} stream"):
             contents(broken)
     with pytest.raises(DamagedStreamError):
