@@ -1,10 +1,18 @@
-"""What holds for the whole suite: tests that need root are taken out, and counted aloud, when there is none."""
+"""What holds for the whole suite.
+
+Tests that need root are taken out, and counted aloud, when there is none; and no property has a deadline.
+"""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import settings
+
+# a busy machine is no fault of the code under test
+settings.register_profile("without-deadline", deadline=None)
+settings.load_profile("without-deadline")
 
 WITHOUT_ROOT = pytest.StashKey[list[str]]()
 
