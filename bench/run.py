@@ -15,18 +15,17 @@ from bench import contenders, places, report, workloads
 from bench.errors import BenchError
 from bench.results import Results
 
-DEFAULT_PEER = "buildah-rootless"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything that was asked for was measured, 1 when a contender failed, 2 when nothing could begin."""
     options = _parser().parse_args(arguments)
     try:
         results = _stored(options.from_file) if options.from_file else _measured(options)
-        write = report.as_markdown if options.markdown else report.as_text
-        print(write(results, options.peer))
+        # first, since what reads the output may have gone away
         if options.json:
             options.json.write_text(results.to_json())
+        write = report.as_markdown if options.markdown else report.as_text
+        print(write(results, options.peer))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -43,12 +42,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", action="append", choices=[*workloads.MODES], default=[], help="only this mode; repeats")
     add("--contender", action="append", default=[], metavar="NAME", help="only this one; repeats (default: all)")
     add("--contenders", type=Path, metavar="FILE", help="more contenders, as in bench/contenders.toml")
-    add("--peer", default=DEFAULT_PEER, metavar="NAME", help="whom the ratios are beside (default: %(default)s)")
+    add(
+        "--peer",
+        default=report.TARGETS_ARE_BESIDE,
+        metavar="NAME",
+        help="whom the ratios are beside (default: %(default)s)",
+    )
     add("--runs", type=_positive, default=5, metavar="N", help="counted runs, after one warm-up (default: 5)")
-    add("--size", type=float, default=1.0, metavar="FACTOR", help="of files, steps and bytes (default: 1)")
-    add("--scale", type=float, metavar="FACTOR", help="measure at this many times the size too, and print the growth")
+    add("--size", type=_factor, default=1.0, metavar="FACTOR", help="of files, steps and bytes (default: 1)")
+    add("--scale", type=_factor, metavar="FACTOR", help="measure at this many times the size too, and print the growth")
     add("--user", metavar="NAME", help="the ordinary user (default: the first with subordinate ids)")
-    add("--timeout", type=float, default=1800, metavar="SECONDS", help="for one command (default: 1800)")
+    add("--timeout", type=_factor, default=1800, metavar="SECONDS", help="for one command (default: 1800)")
     add("--directory", type=Path, default=Path("/var/tmp"), help="where the work is done (default: /var/tmp)")
     add("--json", type=Path, metavar="FILE", help="write everything measured")
     add("--from", dest="from_file", type=Path, metavar="FILE", help="report what --json wrote; measure nothing")
@@ -73,14 +77,25 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
+    return number
+
+
+def _factor(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
     return number
 
 
 def _stored(path: Path) -> Results:
+    return Results.from_json(_text_of(path))
+
+
+def _text_of(path: Path) -> str:
     try:
-        return Results.from_json(path.read_text())
-    except OSError as error:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path} cannot be read: {error}") from error
 
 
@@ -90,7 +105,7 @@ def _measured(options: argparse.Namespace) -> Results:
 
     known = contenders.read_settings(contenders.SETTINGS.read_text(), contenders.SETTINGS.name)
     if options.contenders:
-        known += contenders.read_settings(options.contenders.read_text(), str(options.contenders))
+        known += contenders.read_settings(_text_of(options.contenders), str(options.contenders))
     plan = Plan(
         workloads=workloads.chosen(options.only),
         contenders=contenders.named(known, options.contender),

@@ -112,8 +112,8 @@ def test_other_json_is_refused(text: str) -> None:
 
 
 def test_the_table_has_what_was_measured() -> None:
-    ours, peer = series("ours", 1.0, 1.1, 1.2), series("peer", 2.0, 2.2, 2.4)
-    names, first, second = report.table(results(ours, peer), "peer")
+    ours, peer = series("ours", 1.0, 1.1, 1.2), series(report.TARGETS_ARE_BESIDE, 2.0, 2.2, 2.4)
+    names, first, second = report.table(results(ours, peer), report.TARGETS_ARE_BESIDE)
     assert "size" not in names and "growth" not in names
     cells = dict(zip(names, first, strict=True))
     assert cells == {
@@ -131,6 +131,11 @@ def test_the_table_has_what_was_measured() -> None:
         "pushed MB": "1.5",
     }
     assert dict(zip(names, second, strict=True))["ratio"] == "1.00"
+
+
+def test_a_target_counts_beside_its_own_peer_only() -> None:
+    names, row = report.table(results(series("ours", 1.0)), "another")
+    assert row[names.index("target")] == "–"
 
 
 def test_growth_is_marked_when_it_is_too_much() -> None:
