@@ -96,9 +96,14 @@ def _aligned(row: Sequence[str], names: Sequence[str], widths: Sequence[int]) ->
 
 
 def _failures(all_series: Sequence[Series], indent: str) -> Iterator[str]:
+    # what fails for one reason everywhere is told once
+    places: dict[tuple[str, str], list[str]] = {}
     for series in all_series:
         if series.error:
-            yield ""
-            yield f"{series.contender}, workload {series.workload} {series.mode}, size {series.size:g}, failed:"
-            yield ""
-            yield from (f"{indent or '  '}{line}" for line in series.error.splitlines())
+            place = f"workload {series.workload} {series.mode} at size {series.size:g}"
+            places.setdefault((series.contender, series.error), []).append(place)
+    for (contender, error), where in places.items():
+        yield ""
+        yield f"{contender} failed in {', '.join(where)}:"
+        yield ""
+        yield from (f"{indent or '  '}{line}" for line in error.splitlines())

@@ -154,6 +154,13 @@ def test_a_failure_is_in_the_report_with_its_error(write: object) -> None:
     assert "ours: it, 1.0" in text
 
 
+def test_what_fails_everywhere_for_one_reason_is_told_once() -> None:
+    failed = (series("peer", error="not installed"), series("peer", error="not installed", size=2.0))
+    text = report.as_text(results(series("ours", 1.0), *failed), "peer")
+    assert text.count("not installed") == 1
+    assert "workload 1 cold at size 1, workload 1 cold at size 2" in text
+
+
 def test_markdown_is_a_table() -> None:
     lines = report.as_markdown(results(series("ours", 1.0, 2.0)), "peer").splitlines()
     rows = [line for line in lines if line.startswith("|")]
