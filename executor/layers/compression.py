@@ -130,6 +130,8 @@ class _Decompressed:
                 if self._decoder.eof:
                     self._next_member(self._decoder.unused_data)
         except self._format.failures as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # not the decoder's, which has no number, but of whatever is read
             if self._format.memory_words in str(error):
                 raise DemandingStreamError(f"it takes more than {MEMORY_LIMIT_BYTES >> 20} MiB to read") from error
             raise self._damaged(str(error)) from error
