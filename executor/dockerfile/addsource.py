@@ -54,7 +54,7 @@ class GitSource:
 
     `remote` is without query and fragment, and may hold a password. `ref` is a branch, tag, full ref or commit, None
     for the default branch. `subdir` is clean and relative, empty for the whole tree. `commit` is what the name of the
-    commit must begin with, if anything. `keep_git_dir` is None when neither URL nor flag say anything: then `.git` goes.
+    commit must begin with, if anything. `keep_git_dir` is None when neither URL nor flag sets it: then `.git` goes.
     """
 
     remote: str = field(repr=False)
@@ -214,7 +214,7 @@ def _require_printable(text: str, location: Location) -> None:
 
 def _bad_url(text: str, location: Location) -> DockerfileError:
     return DockerfileError(
-        f"ADD: expected a URL with a host, found {shown(text)!r}",
+        f"expected a URL with a host, found {shown(text)!r}",
         location=location,
         hint="check it for a missing host, a bad port, bad percent signs and control characters",
     )

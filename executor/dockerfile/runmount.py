@@ -63,7 +63,7 @@ class Mount:
         if not target and self.type == "ssh":
             return f"{SSH_SOCKET}.{ssh_number}"
         if not target and self.type == "secret":
-            return f"{DEFAULT_DIRECTORY}/{posixpath.basename(self.id.rstrip('/'))}" if self.env is None else None
+            return f"{DEFAULT_DIRECTORY}/{_last_name(self.id)}" if self.env is None else None
         path = clean(posixpath.join("/", working_dir, target))
         if path == "/":
             raise _root_target(target, self.location)
@@ -82,6 +82,10 @@ class MountWords:
     def source_stage(self) -> str | None:
         """The stage, named context or image that `from` names; it is known before anything is expanded."""
         return read_options(self.fields, None, self.location).get("from") or None
+
+    def is_of_type(self, kind: MountType) -> bool:
+        """Whether the mount is written to be of this type; one whose type is a variable is of none yet."""
+        return read_options(self.fields, None, self.location).type == kind
 
     def expanded(self, expand: Callable[[str], str]) -> Mount:
         """The mount that this is with variables put in; `DockerfileError` where options do not fit together."""
@@ -153,6 +157,9 @@ def _check_secret(options: Options, location: Location) -> None:
         raise _error("type=secret: expected id, source or target, found none of them", location, "write id=name")
     if options.get("id") and options.get("source"):
         raise _error("type=secret: expected id or source, found both", location, "they mean the same: keep id")
+    name = options.get("id") or options.get("source") or ""
+    if name and not options.may_have("target") and not options.given("env") and _last_name(name) in {"", ".", ".."}:
+        raise _error(f"type=secret: expected an id that can name a file, found {name[:60]!r}", location, "add target=")
 
 
 def _mount(options: Options, location: Location) -> Mount:
@@ -168,7 +175,7 @@ def _mount(options: Options, location: Location) -> Mount:
         source=clean("/" + (options.get("source") or "")) if kind in {"bind", "cache"} else "/",
         target=target,
         read_only=kind not in {"cache", "tmpfs"} if options.read_only is None else options.read_only,
-        id=_identifier(options, kind, target, location),
+        id=_identifier(options, kind, target),
         sharing=options.sharing or "shared",
         required=options.required,
         size_bytes=options.numbers.get("size") or None,
@@ -180,18 +187,17 @@ def _mount(options: Options, location: Location) -> Mount:
     )
 
 
-def _identifier(options: Options, kind: MountType, target: str, location: Location) -> str:
+def _identifier(options: Options, kind: MountType, target: str) -> str:
     given = options.get("id") or ""
     if kind == "cache":
         return given or clean(target)
     if kind == "ssh":
         return given or DEFAULT_SSH_ID
-    if kind != "secret":
-        return ""
-    found = given or options.get("source") or posixpath.basename(target.rstrip("/"))
-    if not target and posixpath.basename(found.rstrip("/")) in {"", ".", ".."} and options.get("env") is None:
-        raise _error(f"type=secret: expected an id that can name a file, found {found[:60]!r}", location, "add target=")
-    return found
+    return given or options.get("source") or _last_name(target) if kind == "secret" else ""
+
+
+def _last_name(path: str) -> str:
+    return posixpath.basename(path.rstrip("/"))
 
 
 def _root_target(target: str, location: Location) -> DockerfileError:
