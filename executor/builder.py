@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import platform as host
 import re
@@ -22,7 +23,7 @@ from executor.dockerfile.parse import parse
 from executor.dockerfile.reader import EMPTY_CONTINUATION
 from executor.errors import UsageError
 from executor.isolation.runner import HOSTNAME, Runner
-from executor.isolation.sandbox import LINKS_PATH
+from executor.isolation.sandbox import LINKS_PATH, TEMPORARY_PATH
 from executor.oci import (
     CONFIG_DOCKER,
     CONFIG_OCI,
@@ -42,6 +43,7 @@ from executor.rootfs.overlay import Overlays
 from executor.spec import BuildResult, BuildSpec, DirectoryContext
 from executor.steps.base import BaseImages
 from executor.steps.files import CopySource
+from executor.steps.mounts import StepMounts
 from executor.steps.run import CommandSteps
 from executor.steps.snapshot import Snapshots
 from executor.steps.stage import StageBuilder, Steps
@@ -216,6 +218,13 @@ class _Build:
             processes=spec.limits.processes,
             name_files=self._name_files(),
         )
+        mounts = StepMounts(
+            snapshots.overlays,
+            {name: base64.b64decode(value) for name, value in spec.secrets.items()},
+            _new_directory(Path(TEMPORARY_PATH) / "secrets", 0o700),
+            _new_directory(Path(spec.store) / "cache" / "mounts", 0o700),
+            spec.cache_scope,
+        )
         states: dict[int, StageState] = {}
         with source.open_root() as descriptor, Root(os.dup(descriptor)) as root:
             stages = StageBuilder(
@@ -224,6 +233,7 @@ class _Build:
                 images=self._images,
                 snapshots=snapshots,
                 commands=commands,
+                mounts=mounts,
                 context=CopySource(root, rules),
                 created=_rfc3339(created),
                 observer=self._observer,
@@ -286,6 +296,11 @@ class _Build:
             commit_time=context.commit_time,
             isolation=LEVEL,
         )
+
+
+def _new_directory(path: Path, mode: int) -> Path:
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    return path
 
 
 def _rfc3339(moment: int) -> str:

@@ -14,16 +14,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 from executor.errors import BuildCancelledError, PushwrightError, UsageError
 from executor.isolation.supervisor import Control, EventPipe
 from executor.progress import ENVELOPE, EventWriter, Masker, Observer, error_fields
+from executor.secret_values import secrets_of
 from executor.spec import BuildSpec, Credential, DirectoryContext, RegistryOptions
 
 SPEC_LIMIT_BYTES = 16 * 1024 * 1024
 # the lease ends this long after the executor must be dead (design: silence for lease - 5 s)
 LEASE_MARGIN_SECONDS = 5.0
+# BuildKit's own bound (session/secrets, MaxSecretSize)
+SECRET_LIMIT_BYTES = 500 * 1024
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 _EPILOG = """
 examples:
@@ -77,6 +79,14 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--target", default="", metavar="STAGE", help="stage to build (default: the last)")
     group.add_argument("--build-arg", action="append", default=[], metavar="NAME[=VALUE]", dest="build_args")
     group.add_argument("--platform", "--custom-platform", default="", metavar="OS/ARCH", dest="platform")
+    group.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="id=ID,src=FILE|env=NAME",
+        dest="secrets",
+        help="a value for RUN --mount=type=secret,id=ID; it reaches only the steps that mount it",
+    )
     group.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", dest="labels")
     group.add_argument("--annotation", action="append", default=[], metavar="NAME=VALUE", dest="annotations")
 
@@ -160,33 +170,6 @@ def _write_to_stdout(data: bytes) -> None:
         view = view[os.write(1, view) :]
 
 
-def secrets_of(spec: BuildSpec) -> list[str]:
-    """Every value in a specification that no event may show, and the forms it takes in URLs and HTTP headers."""
-    pairs = [(getattr(spec.context, "username", ""), getattr(spec.context, "password", ""))]
-    for credential in spec.registries.credentials.values():
-        pairs += [(credential.username, credential.password), ("", credential.identity_token)]
-    for url in (getattr(spec.context, "url", ""), *spec.proxies.values()):
-        pairs.append(_user_of(url))
-    found = {form for user, secret in pairs if secret for form in _forms(user, secret)}
-    return sorted(found)
-
-
-def _user_of(url: str) -> tuple[str, str]:
-    """The user name and password in a URL, as they are written there."""
-    try:
-        parts = urlsplit(url if "//" in url else f"//{url}")
-    except ValueError:
-        return "", ""
-    return parts.username or "", parts.password or ""
-
-
-def _forms(user: str, secret: str) -> set[str]:
-    plain = {secret, unquote(secret)}
-    # Basic authentication (RFC 7617)
-    headers = {base64.b64encode(f"{unquote(user)}:{item}".encode()).decode() for item in plain}
-    return {*plain, *headers, *(quote(item, safe="") for item in plain)}
-
-
 def _run(spec: BuildSpec, observer: Observer, control: Control) -> int:
     from executor.launch import launch
 
@@ -237,6 +220,7 @@ def specification(options: argparse.Namespace, environ: Mapping[str, str]) -> Bu
         target=options.target,
         platform=options.platform,
         build_args=build_arguments(options.build_args, environ),
+        secrets=_secrets(options.secrets, environ),
         labels=_pairs(options.labels, "--label"),
         annotations=_pairs(options.annotations, "--annotation"),
         image_format=options.image_format,
@@ -295,6 +279,39 @@ def _pairs(items: Sequence[str], flag: str) -> dict[str, str]:
             raise UsageError(f"{flag}: expected NAME=VALUE, found {item[:100]!r}")
         pairs[name] = value
     return pairs
+
+
+def _secrets(items: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """`--secret` as docker has it: `id=ID,src=FILE`, `id=ID,env=NAME`, or `id=ID` for the variable or file ID."""
+    found: dict[str, str] = {}
+    for item in items:
+        fields = dict(part.partition("=")[::2] for part in item.split(","))
+        name = fields.pop("id", "")
+        kind = fields.pop("type", "")
+        source = fields.pop("src", "") or fields.pop("source", "")
+        variable = fields.pop("env", "")
+        if not name or fields or (source and variable) or kind not in {"", "file", "env"}:
+            raise UsageError(f"--secret: expected id=ID,src=FILE or id=ID,env=NAME, found {item[:100]!r}")
+        if name in found:
+            raise UsageError(f"--secret: {name[:60]!r} was given twice")
+        if not source and not variable and (name in environ or kind == "env"):
+            variable = name
+        if variable and variable not in environ:
+            raise UsageError(f"--secret: the variable {variable[:60]!r} is not set")
+        value = os.fsencode(environ[variable]) if variable else _secret_file(source or name)
+        found[name] = base64.b64encode(value).decode("ascii")
+    return found
+
+
+def _secret_file(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as stream:
+            value = stream.read(SECRET_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"--secret: {path} cannot be read: {error.strerror}") from error
+    if len(value) > SECRET_LIMIT_BYTES:
+        raise UsageError(f"--secret: {path}: expected at most {SECRET_LIMIT_BYTES} bytes")
+    return value
 
 
 def build_arguments(items: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from executor.dockerfile.instructions import Arg, Copy, Dockerfile, Stage
+from executor.dockerfile.instructions import Arg, Copy, Dockerfile, Run, Stage
+from executor.dockerfile.runmount import check_mounts
 from executor.dockerfile.scope import GlobalScope, StageScope, is_plain_text, is_predefined, platform_args
 from executor.dockerfile.suggest import did_you_mean
 from executor.dockerfile.words import Expander
@@ -54,17 +55,23 @@ Source = StageSource | ImageSource | ScratchSource
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """A stage to build: its base, its platform, and for each of its COPY --from, by position, what it copies from."""
+    """A stage to build: its base, its platform, and where its instructions, by position, take files from.
+
+    `copies` are the sources of COPY --from; `mounts` those of RUN --mount=from=…, by the name that `from` gives.
+    """
 
     stage: Stage
     base: Source
     platform: Platform
     copies: Mapping[int, Source]
+    mounts: Mapping[int, Mapping[str, Source]] = field(default_factory=dict)
 
     def sources(self) -> Iterator[Source]:
         """Everything this stage is made from."""
         yield self.base
         yield from self.copies.values()
+        for sources in self.mounts.values():
+            yield from sources.values()
 
     def dependencies(self) -> tuple[int, ...]:
         """Indices of the stages that must be there first, each once."""
@@ -176,7 +183,12 @@ class _Resolver:
                 for position, copy in enumerate(stage.instructions)
                 if isinstance(copy, Copy) and copy.source_stage is not None
             }
-            planned.append(PlannedStage(stage, base, platform, copies))
+            mounts = {
+                position: self._mount_sources(run, stage)
+                for position, run in enumerate(stage.instructions)
+                if isinstance(run, Run) and run.mounts
+            }
+            planned.append(PlannedStage(stage, base, platform, copies, mounts))
             # only from here on: a stage cannot be its own base, and a repeated name means the later stage
             if stage.name:
                 self._by_name[stage.name] = stage.index
@@ -230,10 +242,28 @@ class _Resolver:
             return ScratchSource()
         return self._image(name, self._platform, copy.location, "COPY --from")
 
+    def _mount_sources(self, run: Run, stage: Stage) -> dict[str, Source]:
+        """What the mounts' `from` name: an earlier stage or an image; a number is the name of an image here."""
+        found: dict[str, Source] = {}
+        for words in check_mounts(run):
+            name = words.source_stage
+            if name is None or name in found:
+                continue
+            if name.lower() in self._by_name:
+                found[name] = StageSource(self._by_name[name.lower()])
+            elif name.lower() in {stage.name, *self._all_names}:
+                raise self._bad_source(run, "expected an earlier stage or an image", name)
+            elif name == SCRATCH:
+                found[name] = ScratchSource()
+            else:
+                found[name] = self._image(name, self._platform, run.location, "RUN --mount")
+        return found
+
     @staticmethod
-    def _bad_source(copy: Copy, expected: str, found: str) -> DockerfileError:
+    def _bad_source(instruction: Copy | Run, expected: str, found: str) -> DockerfileError:
+        where = "COPY --from" if isinstance(instruction, Copy) else "RUN --mount=from"
         return DockerfileError(
-            f"COPY --from: {expected}; found {found[:80]!r}", code="dockerfile-stage", location=copy.location
+            f"{where}: {expected}; found {found[:80]!r}", code="dockerfile-stage", location=instruction.location
         )
 
     def _image(self, text: str, platform: Platform, location: Location, where: str) -> ImageSource:

@@ -91,10 +91,11 @@ class BuildSpec:
     """One build.
 
     `destinations` are references; one without a tag is pushed by digest only. Without `push` they only name the image
-    in exported files. `keep_as` names repositories of the
-    local store under which the image is kept for the read-only registry, as `repository` or `repository:tag`.
-    `created` is seconds since the epoch for the image's `created` and history, None for now; with `clamp_times`,
-    file times above it are lowered to it. `network` is that of RUN. `isolation` is a level or `auto`.
+    in exported files. `keep_as` names repositories of the local store under which the image is kept for the read-only
+    registry, as `repository` or `repository:tag`. `created` is seconds since the epoch for the image's `created` and
+    history, None for now; `reproducible` lowers every file time above it. `secrets` are values for
+    RUN --mount=type=secret by id, in base64; `cache_scope` keeps the cache mounts of those who share it apart from
+    those of others. `network` is that of RUN. `isolation` is a level or `auto`.
     """
 
     context: DirectoryContext | GitContext
@@ -118,6 +119,8 @@ class BuildSpec:
     tar_path: str = ""
     oci_layout_path: str = ""
     digest_file: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cache_scope: str = ""
     registries: RegistryOptions = field(default_factory=RegistryOptions)
     limits: Limits = field(default_factory=Limits)
     version: int = SPEC_VERSION

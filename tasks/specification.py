@@ -39,6 +39,8 @@ class ProjectBuilds:
             destinations=() if embedded else (build.repository,),
             keep_as=(build.repository,) if embedded else (),
             labels=names,
+            # what one project's steps keep in a cache mount is no other project's business
+            cache_scope=f"project {project.name}",
             annotations=names,
             network=self._settings.run_network,
             proxies=self._settings.proxies,

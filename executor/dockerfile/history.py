@@ -57,7 +57,7 @@ def label(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def arg(args: Iterable[tuple[str, str | None]]) -> str:
-    """`ARG A=1 B`: the values they got, none where they have none."""
+    """`ARG A=1 B`: the values that this line gives them, none where it gives none."""
     return _line("ARG", *(name if value is None else f"{name}={value}" for name, value in args))
 
 

@@ -26,13 +26,6 @@ class Heredoc:
     strip_tabs: bool = False
     descriptor: int = 0
 
-    @property
-    def text(self) -> str:
-        """The body as it is used: without the leading tabs of each line where `<<-` asked for that."""
-        if not self.strip_tabs:
-            return self.content
-        return "".join(line.lstrip("\t") for line in self.content.splitlines(keepends=True))
-
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from executor.dockerfile.heredoctext import used_text
 from executor.dockerfile.history import duration
 from executor.dockerfile.instructions import (
     Add,
@@ -76,7 +77,7 @@ class _Reader:
         """The contents of COPY's and ADD's: backslash escapes there, quotes are ordinary (shell/lex.go)."""
         for heredoc in heredocs:
             if heredoc.expand:
-                self.keep(self.variables.expand(heredoc.text, self.location, quotes="ordinary", escape="\\"))
+                self.keep(self.variables.expand(used_text(heredoc), self.location, quotes="ordinary", escape="\\"))
 
 
 def look_ahead(instruction: Instruction, variables: KnownVariables) -> LookAhead:

@@ -112,9 +112,14 @@ class StageScope:
     def expand_words(self, word: str, location: Location | None = None) -> list[str]:
         return self.expander.expand_words(word, self.variables, location)
 
-    def declare(self, arg: Arg) -> StageScope:
-        """The scope behind an ARG: `--build-arg`, else the default, else the global value, else unset."""
+    def declare(self, arg: Arg) -> tuple[StageScope, tuple[tuple[str, str | None], ...]]:
+        """The scope behind an ARG: `--build-arg`, else the default, else the global value, else unset.
+
+        With it come the values that this very line gives, None where it gives none: what a variable has from before
+        is not among them.
+        """
         variables = dict(self.variables)
+        given: list[tuple[str, str | None]] = []
         for definition in arg.definitions:
             value = self.build_args.get(definition.name)
             if value is None and definition.default is not None:
@@ -123,9 +128,10 @@ class StageScope:
                 value = self.global_values.get(definition.name)
             if value is not None:
                 variables[definition.name] = value
+            given.append((definition.name, value))
         _check_size(variables, arg.location)
-        names = tuple(definition.name for definition in arg.definitions)
-        return replace(self, variables=variables, args=self.args + names)
+        args = tuple(dict.fromkeys((*self.args, *(name for name, _ in given))))
+        return replace(self, variables=variables, args=args), tuple(given)
 
     def assign(self, env: Env) -> tuple[StageScope, tuple[tuple[str, str], ...]]:
         """The scope behind an ENV, and its expanded pairs; all of them see the values from before the line."""
@@ -145,9 +151,9 @@ class StageScope:
         """`Config.Env`: replaced in place, else appended."""
         return [f"{name}={value}" for name, value in self.env.items()]
 
-    def arg_values(self, names: Iterable[str] | None = None) -> tuple[tuple[str, str | None], ...]:
-        """The declared arguments (or these) with the values they have now; None where unset."""
-        return tuple((name, self.variables.get(name)) for name in (self.args if names is None else names))
+    def arg_values(self) -> tuple[tuple[str, str | None], ...]:
+        """The declared arguments, each once, with the values they have now; None where unset."""
+        return tuple((name, self.variables.get(name)) for name in self.args)
 
     def run_environment(self, proxies: Mapping[str, str]) -> dict[str, str]:
         """What a RUN sees. `proxies` and proxy build arguments are set in both cases, but never override."""

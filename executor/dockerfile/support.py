@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import NoReturn
 
+from executor.dockerfile.chmod import parse_chmod
 from executor.dockerfile.instructions import Add, Copy, Dockerfile, Instruction, Run
-from executor.errors import DockerfileError, Location
-
-_OCTAL_MODE = re.compile(r"[0-7]{1,4}")
+from executor.dockerfile.runmount import check_mounts
+from executor.errors import DockerfileError
 
 
 def require_supported(dockerfile: Dockerfile) -> None:
     """`DockerfileError` with code `dockerfile-unsupported` at the first thing that cannot be built."""
     for stage in dockerfile.stages:
         for instruction in stage.instructions:
-            _check(instruction)
+            require_supported_instruction(instruction)
 
 
 def unsupported(dockerfile: Dockerfile) -> tuple[DockerfileError, ...]:
@@ -24,13 +23,14 @@ def unsupported(dockerfile: Dockerfile) -> tuple[DockerfileError, ...]:
     for stage in dockerfile.stages:
         for instruction in stage.instructions:
             try:
-                _check(instruction)
+                require_supported_instruction(instruction)
             except DockerfileError as error:
                 found.append(error)
     return tuple(found)
 
 
-def _check(instruction: Instruction) -> None:
+def require_supported_instruction(instruction: Instruction) -> None:
+    """`DockerfileError` with code `dockerfile-unsupported` when this instruction cannot be built."""
     match instruction:
         case Add():
             _refuse(instruction, "ADD", "use COPY for local files, and RUN with curl or tar for the rest")
@@ -43,42 +43,20 @@ def _check(instruction: Instruction) -> None:
 
 
 def _check_copy(copy: Copy) -> None:
-    if copy.link:
-        _refuse(copy, "COPY --link", "remove the flag: the files are the same without it")
     if copy.parents:
         _refuse(copy, "COPY --parents", "name the directories in the destination")
-    if copy.excludes:
-        _refuse(copy, "COPY --exclude", "list the paths in .dockerignore, or remove them in the stage copied from")
-    if copy.heredocs:
-        _refuse(copy, "a here-document in COPY", "put the text into a file of the build context")
     # a mode with a variable is checked when it has been expanded
     if copy.chmod and "$" not in copy.chmod:
-        octal_mode(copy.chmod, copy.location)
-
-
-def octal_mode(text: str, location: Location) -> int:
-    """The mode that an expanded `--chmod` gives; `DockerfileError` for anything but octal digits."""
-    if not _OCTAL_MODE.fullmatch(text):
-        raise DockerfileError(
-            f"--chmod={text[:40]} is not supported yet: expected up to four octal digits",
-            code="dockerfile-unsupported",
-            location=location,
-            hint="give the mode as a number, such as 755",
-        )
-    return int(text, 8)
+        parse_chmod(copy.chmod.strip("\"'"), copy.location)
 
 
 def _check_run(run: Run) -> None:
-    if run.mounts:
-        _refuse(run, "RUN --mount", "COPY what the command needs, and remove it in a later stage")
-    if run.network:
-        _refuse(run, "RUN --network", "remove the flag, and choose the network of the whole build")
-    if run.security:
-        _refuse(run, "RUN --security", "remove the flag")
+    if any(words.is_of_type("ssh") for words in check_mounts(run)):
+        _refuse(run, "RUN --mount=type=ssh", "fetch over https with a secret, or in an earlier stage")
+    if run.security.lower() == "insecure":
+        _refuse(run, "RUN --security=insecure", "remove the flag: no step gets rights over the machine")
     if run.devices:
         _refuse(run, "RUN --device", "remove the flag")
-    if run.heredocs:
-        _refuse(run, "a here-document in RUN", "join the commands with && and line continuations")
 
 
 def _refuse(instruction: Instruction, what: str, hint: str) -> NoReturn:

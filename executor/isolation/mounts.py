@@ -10,7 +10,7 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,20 @@ def _inside(root: int, path: str) -> Iterator[str]:
         os.close(found)
 
 
+@dataclass(frozen=True, slots=True)
+class StepMount:
+    """Something that a step sees at `target`: a file or directory of the builder, or, without source, a fresh tmpfs.
+
+    `size_bytes` bounds a tmpfs; 0 leaves it to the kernel (half of the memory).
+    """
+
+    target: str
+    source: str = ""
+    is_directory: bool = True
+    read_only: bool = True
+    size_bytes: int = 0
+
+
 class MountPoints:
     """Makes missing mount points inside a root and remembers those that must be removed after the step.
 
@@ -65,19 +79,30 @@ class MountPoints:
         self._root_status = os.fstat(root)
         self.created: list[str] = []
 
-    def mount(self, kind: str, path: str, flags: int, options: str = "") -> None:
-        """Mount a new file system; its mount point stays in the layer (runc makes /proc, /dev and /sys, BuildKit
-        leaves them)."""
-        with _inside(self._root, self._ensure(path, is_directory=True, keep=True)) as target:
+    def mount(self, kind: str, path: str, flags: int, options: str = "", *, keep: bool = True) -> None:
+        """Mount a new file system; a mount point that is kept stays in the layer (runc makes /proc, /dev and /sys,
+        BuildKit leaves them)."""
+        with _inside(self._root, self._ensure(path, is_directory=True, keep=keep)) as target:
             syscalls.mount(kind, target, kind, flags, options)
 
-    def bind(self, source: str, path: str, *, is_directory: bool, keep: bool = False) -> None:
-        """Bind a file or directory read-only."""
+    def bind(self, source: str, path: str, *, is_directory: bool, keep: bool = False, read_only: bool = True) -> None:
+        """Bind a file or directory."""
         place = self._ensure(path, is_directory=is_directory, keep=keep)
         with _inside(self._root, place) as target:
             syscalls.bind(source, target)
-        with _inside(self._root, place) as target:
-            syscalls.make_read_only(target)
+        if read_only:
+            with _inside(self._root, place) as target:
+                syscalls.make_read_only(target)
+
+    def place(self, mount: StepMount) -> None:
+        """What a RUN asked for by --mount; its mount point is not part of the image."""
+        if mount.source:
+            self.bind(mount.source, mount.target, is_directory=mount.is_directory, read_only=mount.read_only)
+            return
+        size = f",size={mount.size_bytes}" if mount.size_bytes else ""
+        options = f"mode=1777,uid={ID_SHIFT},gid={ID_SHIFT}{size}"
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | (syscalls.MS_RDONLY if mount.read_only else 0)
+        self.mount("tmpfs", mount.target, flags, options, keep=False)
 
     def _ensure(self, path: str, *, is_directory: bool, keep: bool) -> str:
         """The path of the mount point, made where it was missing."""
@@ -146,8 +171,8 @@ class StepPlaces:
     user_limits: int
 
 
-def mount_step_places(root: str, name_files: Mapping[str, str]) -> StepPlaces:
-    """Mount everything a step expects below `root`.
+def mount_step_places(root: str, name_files: Mapping[str, str], mounts: Sequence[StepMount] = ()) -> StepPlaces:
+    """Mount everything a step expects below `root`, and what it asked for.
 
     `name_files` are files of the builder by the path where the step sees them.
     """
@@ -165,6 +190,9 @@ def mount_step_places(root: str, name_files: Mapping[str, str]) -> StepPlaces:
         _mask(root_fd, path)
     for path in READ_ONLY_PATHS:
         _make_read_only(root_fd, path)
+    # those further up first, so that none hides one below it
+    for mount in sorted(mounts, key=lambda item: item.target.count("/")):
+        points.place(mount)
     os.close(root_fd)
     return StepPlaces(tuple(points.created), user_limits)
 

@@ -77,6 +77,7 @@ class Command:
     open_files: int = 1 << 20
     processes: int = 0
     name_files: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[mounts.StepMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ def _command(payload: bytes) -> Command:
     fields: dict[str, Any] = json.loads(payload)
     for name in ("argv", "groups", "lowers"):
         fields[name] = tuple(fields[name])
+    fields["mounts"] = tuple(mounts.StepMount(**item) for item in fields["mounts"])
     return Command(**fields)
 
 
@@ -272,7 +274,7 @@ def _enter_namespaces(command: Command) -> mounts.StepPlaces:
     lowers = ":".join(command.lowers)
     options = f"lowerdir={lowers},upperdir={command.upper},workdir={command.work},userxattr"
     syscalls.mount("overlay", command.root, "overlay", 0, options)
-    places = mounts.mount_step_places(command.root, command.name_files)
+    places = mounts.mount_step_places(command.root, command.name_files, command.mounts)
     syscalls.pivot_root(command.root)
     syscalls.join_new_session_keyring()
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWIPC)
@@ -304,6 +306,8 @@ def _take_identity(command: Command) -> None:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    # before the rights of root are given up, as runc does: the command may be where its user could not go by itself
+    _enter_directory(command.cwd)
     for number in range(_LAST_CAPABILITY):
         if number not in DEFAULT_CAPABILITIES.values():
             try:
@@ -324,6 +328,14 @@ def _take_identity(command: Command) -> None:
     syscalls.clear_ambient_capabilities()
 
 
+def _enter_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except (OSError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) else errno.ENOENT
+        raise OSError(number, f"the working directory {path} cannot be entered: {_told(error)}") from error
+
+
 def _forbid_user_namespaces(limits: int) -> None:
     """As Docker's seccomp profile does: a step that can make user namespaces has all capabilities in them.
 
@@ -342,15 +354,9 @@ def _lower_limit(kind: int, wanted: int) -> None:
 
 def _execute(command: Command, report: int) -> int:
     # Python ignores some, and whoever started us may have had others ignored (nohup, a shell's background job)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
+    syscalls.reset_signals(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP})
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
-    try:
-        os.chdir(command.cwd)
-    except (OSError, ValueError) as error:
-        _write_report(report, complaint=f"the working directory {command.cwd} cannot be entered: {_told(error)}")
-        return _SETUP_FAILED
     try:
         os.execvpe(command.argv[0], command.argv, dict(command.env))  # noqa: S606 - that is what a step is
     except (OSError, ValueError) as error:

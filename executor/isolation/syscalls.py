@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterable
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -52,6 +53,7 @@ _GENERIC = platform.machine() != "x86_64"
 _SYS_PIVOT_ROOT = 41 if _GENERIC else 155
 _SYS_KEYCTL = 219 if _GENERIC else 250
 _SYS_CAPGET = 90 if _GENERIC else 125
+_SYS_RT_SIGACTION = 134 if _GENERIC else 13
 _SYS_CAPSET = 91 if _GENERIC else 126
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -153,6 +155,16 @@ def join_new_session_keyring() -> None:
     # not in this kernel, or kept from this container and so from everything in it
     if result < 0 and ctypes.get_errno() not in {errno.ENOSYS, errno.EPERM, errno.EACCES}:
         _check(result, "keyctl(JOIN_SESSION_KEYRING)")
+
+
+def reset_signals(numbers: Iterable[int]) -> None:
+    """Every signal's default action, also for the two that the C library keeps to itself and cannot be asked about."""
+    default = bytes(32)
+    for number in numbers:
+        result = _libc.syscall(
+            ctypes.c_long(_SYS_RT_SIGACTION), ctypes.c_int(number), default, None, ctypes.c_size_t(8)
+        )
+        _check(result, f"rt_sigaction({number})")
 
 
 def effective_capabilities() -> int:

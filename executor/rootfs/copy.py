@@ -65,7 +65,7 @@ def copy_tree(
     """Copy what is in the directory `source_path` into the directory `target_path`, which exists and stays as it is.
 
     Directories below it get the source's mode, owner and time whether they are new or not. Hard links between the
-    copied files are kept. A directory in the place of a file, or the other way round, is a `StepFailedError`.
+    copied regular files are kept. A directory in the place of a file, or the other way round, is a `StepFailedError`.
     """
     _Copier(source, target, options or CopyOptions()).tree(source_path, target_path)
 
@@ -133,11 +133,9 @@ class _Copier:
         self._times.append((target_path, self._mtime_ns(status)))
 
     def _leaf(self, source_path: bytes, status: os.stat_result, target_path: bytes) -> None:
-        identity = (status.st_dev, status.st_ino)
-        if status.st_nlink > 1 and identity in self._links:
-            self._target.link(self._links[identity], target_path)
-            return
         if stat.S_ISREG(status.st_mode):
+            if self._linked(status, target_path):
+                return
             self._content(source_path, status, target_path)
         elif stat.S_ISLNK(status.st_mode):
             self._target.symlink(self._source.readlink(source_path), target_path)
@@ -152,7 +150,16 @@ class _Copier:
                 hint="a build inside a user namespace cannot make device nodes",
             )
         self._target.utime(target_path, self._mtime_ns(status))
-        self._links[identity] = target_path
+
+    def _linked(self, status: os.stat_result, target_path: bytes) -> bool:
+        """Whether this is another name of a file that has been copied, and has been made one of the copy."""
+        if status.st_nlink == 1:
+            return False
+        first = self._links.setdefault((status.st_dev, status.st_ino), target_path)
+        if first == target_path:
+            return False
+        self._target.link(first, target_path)
+        return True
 
     def _content(self, source_path: bytes, status: os.stat_result, target_path: bytes) -> None:
         reader = self._source.open_file(source_path)

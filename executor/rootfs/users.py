@@ -39,22 +39,25 @@ class _Passwd:
 def resolve_user(spec: str, root: Root) -> User:
     """Who `USER spec` means in this image.
 
-    A name's groups are those that list it, unless a group is given. A number that passwd does not have gets group 0
-    and home `/`. Unknown names are a `StepFailedError`. An empty spec is user 0.
+    A user's groups are those that list its name, unless a group is given. A number is always a uid, though some user's
+    name may look like it; one that passwd does not have gets group 0 and home `/`. Unknown names are a
+    `StepFailedError`. An empty spec is user 0 without further groups (libcontainer `user.GetExecUser`).
     """
     name, group = _split(spec or "0")
     known = _find_user(name, root)
     uid = known.uid if known else _number(name)
     if uid is None:
         raise _unknown("user", name, "/etc/passwd")
-    home = known.home if known and known.home else "/"
+    # by the number, as runc looks it up: of several names for one user it is the first one's
+    first = _find_user(str(uid), root)
+    home = first.home if first and first.home else "/"
     if group:
         return User(uid, _find_group(group, root), (), home)
     gid = known.gid if known else 0
-    # as BuildKit: only a name brings its supplementary groups, a number does not
-    named = known is not None and known.name == name
-    groups = tuple(sorted({item for item in _groups_of(name, root) if item != gid})) if named else ()
-    return User(uid, gid, groups, home)
+    if known is None or not spec:
+        return User(uid, gid, (), home)
+    groups = {item for item in _groups_of(known.name, root) if item != gid}
+    return User(uid, gid, tuple(sorted(groups)), home)
 
 
 def resolve_owner(spec: str, root: Root) -> tuple[int, int]:
@@ -93,21 +96,17 @@ def _number(text: str) -> int | None:
 
 
 def _find_user(name: str, root: Root) -> _Passwd | None:
-    """The passwd line of a name; failing that, of a number."""
+    """The first passwd line of a name, or of a number."""
     number = _number(name)
-    by_number = None
     for fields in _lines(root, b"etc/passwd"):
         if len(fields) < 4:
             continue
         uid, gid = _file_number(fields[2]), _file_number(fields[3])
         if uid is None or gid is None:
             continue
-        found = _Passwd(fields[0], uid, gid, fields[5] if len(fields) > 5 else "")
-        if found.name == name:
-            return found
-        if uid == number and by_number is None:
-            by_number = found
-    return by_number
+        if uid == number if number is not None else fields[0] == name:
+            return _Passwd(fields[0], uid, gid, fields[5] if len(fields) > 5 else "")
+    return None
 
 
 def _find_group(name: str, root: Root) -> int:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from executor.dockerfile.scope import StageScope
-from executor.errors import DockerfileError, PushwrightError, RegistryContentError
+from executor.dockerfile.scope import StageScope, is_plain_text
+from executor.errors import PushwrightError, RegistryContentError
 from executor.image import Image
 from executor.imageconfig import History, ImageConfig, RunConfig, chain_ids
 from executor.isolation.idmap import ID_SHIFT
 from executor.layers.apply import NeedsLowerError, apply_layer
 from executor.layers.decompress import decompress
 from executor.layers.limits import LayerLimits
-from executor.oci import Descriptor, Digest, Platform
+from executor.oci import Descriptor, Digest, OciError, Platform
 from executor.plan import ImageSource, PlannedStage
 from executor.progress import Observer
 from executor.reference import Reference
@@ -119,11 +119,12 @@ class BaseImages:
         self._observer("warning", code=code, message=message)
 
 
-def state_from_image(planned: PlannedStage, image: Image, layers: tuple[Layer, ...], scope_of: ScopeOf) -> StageState:
-    """A stage that starts from an image; `DockerfileError` when the image has ONBUILD triggers."""
+def state_from_image(image: Image, layers: tuple[Layer, ...], scope_of: ScopeOf) -> StageState:
+    """A stage that starts from an image, with the ONBUILD triggers that the image brings along."""
     config = image.config
-    refuse_triggers(planned, config)
     scope = scope_of(list(config.config.env))
+    if not is_plain_text(config.config.working_dir):
+        raise OciError("config.WorkingDir: expected UTF-8 without NUL characters")
     config = replace(config, history=complete_history(config))
     return StageState(config, scope, layers).configured(env=tuple(scope.config_env()))
 
@@ -135,20 +136,9 @@ def state_from_scratch(planned: PlannedStage, scope_of: ScopeOf) -> StageState:
     return StageState(config, scope)
 
 
-def state_from_stage(planned: PlannedStage, state: StageState) -> StageState:
+def state_from_stage(state: StageState) -> StageState:
     """A stage that goes on where another ended; whether a CMD was set counts from here."""
-    refuse_triggers(planned, state.config)
     return replace(state, cmd_set=False)
-
-
-def refuse_triggers(planned: PlannedStage, config: ImageConfig) -> None:
-    if config.config.on_build:
-        raise DockerfileError(
-            f"the base {planned.stage.base[:100]!r} has ONBUILD triggers, which are not supported yet",
-            code="dockerfile-unsupported",
-            location=planned.stage.location,
-            hint=f"write its first trigger into this Dockerfile: {config.config.on_build[0][:200]}",
-        )
 
 
 def complete_history(config: ImageConfig) -> tuple[History, ...]:

@@ -31,9 +31,8 @@ def configure(state: StageState, instruction: Instruction, created: str) -> Stag
     """The state behind `instruction`, or None when it is not one of those."""
     match instruction:
         case Arg():
-            scope = state.scope.declare(instruction)
-            names = [definition.name for definition in instruction.definitions]
-            return replace(state, scope=scope).recorded(created, history.arg(scope.arg_values(names)))
+            scope, given = state.scope.declare(instruction)
+            return replace(state, scope=scope).recorded(created, history.arg(given))
         case Env():
             scope, pairs = state.scope.assign(instruction)
             return (
@@ -47,7 +46,7 @@ def configure(state: StageState, instruction: Instruction, created: str) -> Stag
             user = state.scope.expand(instruction.user, instruction.location)
             return state.configured(user=user).recorded(created, history.user(user))
         case Cmd():
-            words = state.command(instruction.command.arguments, shell=instruction.command.in_shell)
+            words = state.command(instruction.command.arguments, in_shell=instruction.command.in_shell)
             return replace(state.configured(cmd=words), cmd_set=True).recorded(created, history.cmd(words))
         case Entrypoint():
             return _entrypoint(state, instruction, created)
@@ -87,7 +86,7 @@ def _label(state: StageState, instruction: Label, created: str) -> StageState:
 
 
 def _entrypoint(state: StageState, instruction: Entrypoint, created: str) -> StageState:
-    words = state.command(instruction.command.arguments, shell=instruction.command.in_shell)
+    words = state.command(instruction.command.arguments, in_shell=instruction.command.in_shell)
     changed = state.configured(entrypoint=words)
     if not state.cmd_set:
         # a CMD of the base was meant for the base's ENTRYPOINT

@@ -6,21 +6,23 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from executor.context.ignore import IgnoreRules
 from executor.context.ignore_patterns import Part, parse_units
 from executor.dockerfile import history
-from executor.dockerfile.instructions import Copy, Workdir
-from executor.dockerfile.support import octal_mode
-from executor.errors import ContextError, DockerfileError, StepFailedError
+from executor.dockerfile.chmod import Chmod, parse_chmod
+from executor.dockerfile.heredoctext import COPIED_MODE, copied_content, file_name
+from executor.dockerfile.instructions import Copy, Heredoc, Workdir
+from executor.errors import ContextError, DockerfileError, Location, StepFailedError
 from executor.isolation.idmap import ID_SHIFT, require_image_ids
 from executor.rootfs.contained import Root
 from executor.rootfs.copy import CopyOptions, Everything, Selection, copy_file, copy_tree
-from executor.rootfs.users import resolve_owner, resolve_user
+from executor.rootfs.users import resolve_owner
 from executor.steps.snapshot import Snapshots
 from executor.steps.state import StageState
 
@@ -52,27 +54,74 @@ def change_working_dir(state: StageState, instruction: Workdir, snapshots: Snaps
     if joined == "/":
         return changed.recorded(created, history.workdir(joined))
     with _writable(snapshots, state) as (root, upper):
-        user = resolve_user(state.config.config.user, root)
-        require_image_ids(user.uid, user.gid)
-        root.make_directories(os.fsencode(joined), 0o755, (user.uid + ID_SHIFT, user.gid + ID_SHIFT))
+        # not the user that RUN would have: BuildKit takes USER as if it were a --chown here
+        uid, gid = resolve_owner(state.config.config.user or "0", root)
+        require_image_ids(uid, gid)
+        root.make_directories(os.fsencode(joined), 0o755, (uid + ID_SHIFT, gid + ID_SHIFT))
     return changed.recorded(created, history.workdir(joined), snapshots.commit(state.directories, upper))
 
 
 def copy(state: StageState, instruction: Copy, source: CopySource, snapshots: Snapshots, created: str) -> StageState:
-    """COPY: every source to the destination, in order."""
+    """COPY: every source to the destination, in order, here-documents last.
+
+    With --link the layer is made on nothing: directories on the way are new, and links below are not followed.
+    """
     location = instruction.location
     sources = [state.scope.expand(item, location) for item in instruction.sources]
     destination = state.scope.expand(instruction.destination, location)
     chown = state.scope.expand(instruction.chown, location)
-    chmod = state.scope.expand(instruction.chmod, location)
-    with _writable(snapshots, state) as (root, upper):
-        owner = _owner(chown, root, source)
-        mode = octal_mode(chmod, location) if chmod else None
-        target = _Destination(state, destination, root, owner or _ROOT_OWNER, mode)
+    chmod_text = state.scope.expand(instruction.chmod, location)
+    chmod = parse_chmod(chmod_text, location) if chmod_text else None
+    excludes = IgnoreRules.from_patterns(
+        [state.scope.expand(item, location) for item in instruction.excludes], "COPY --exclude"
+    )
+    below = replace(state, layers=()) if instruction.link else state
+    with _writable(snapshots, below) as (root, upper), _user_database(snapshots, state) as users:
+        owner = _owner(chown, users, source)
+        wanted = _Wanted(owner, chmod, excludes)
+        target = _Destination(state.working_dir, destination, root, wanted)
         for text in sources:
-            _copy_one(text, source, target, owner, mode)
-    created_by = history.copy(sources, destination, chown=chown, chmod=chmod)
-    return state.recorded(created, created_by, snapshots.commit(state.directories, upper))
+            _copy_one(text, source, target, wanted)
+        for heredoc in instruction.heredocs:
+            _write_heredoc(heredoc, state, target, created, location)
+    names = [heredoc.name for heredoc in instruction.heredocs]
+    created_by = history.copy(sources, destination, chown=chown, chmod=chmod_text, heredocs=names)
+    return state.recorded(created, created_by, snapshots.commit(below.directories, upper))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What copies shall look like, and which files stay behind. Owners are as the builder numbers them."""
+
+    owner: tuple[int, int] | None
+    chmod: Chmod | None
+    excludes: IgnoreRules
+
+    def options(self, source: CopySource, selection: Selection) -> CopyOptions:
+        return CopyOptions(owner=self.owner, chmod=self.chmod, capabilities=not source.is_context, selection=selection)
+
+
+def _write_heredoc(heredoc: Heredoc, state: StageState, target: _Destination, created: str, location: Location) -> None:
+    name = os.fsencode(file_name(heredoc, location))
+    path = target.for_file(name)
+    existing = target.root.lstat(path)
+    if existing is not None and stat.S_ISDIR(existing.st_mode):
+        raise StepFailedError(f"cannot replace the directory {_shown(path)} by a file", code="copy-conflict")
+    target.root.remove(path)
+    descriptor = target.root.create_file(path)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(copied_content(heredoc, state.scope.variables, location))
+        stream.flush()
+        os.fchown(descriptor, *target.owner)
+        os.fchmod(descriptor, target.file_mode(COPIED_MODE))
+    target.root.utime(path, int(datetime.fromisoformat(created).timestamp()) * 10**9)
+
+
+@contextmanager
+def _user_database(snapshots: Snapshots, state: StageState) -> Iterator[Root]:
+    """Where names of users are looked up: the stage so far, whatever the copy goes into."""
+    with snapshots.overlays.view(state.directories) as view, Root.at(view) as root:
+        yield root
 
 
 @contextmanager
@@ -94,13 +143,17 @@ def _owner(chown: str, root: Root, source: CopySource) -> tuple[int, int] | None
 class _Destination:
     """Where a COPY goes, with the rules of when a name is a directory."""
 
-    def __init__(self, state: StageState, text: str, root: Root, owner: tuple[int, int], mode: int | None) -> None:
+    def __init__(self, working_dir: str, text: str, root: Root, wanted: _Wanted) -> None:
         self.root = root
-        self._must_be_directory = text.endswith(("/", "/.", "/..")) or text in {".", ".."}
-        joined = posixpath.normpath(posixpath.join(state.working_dir, text))
+        self.owner = wanted.owner or _ROOT_OWNER
+        self._must_be_directory = text.endswith(("/", "/.", "/..")) or text in {"", ".", ".."}
+        joined = posixpath.normpath(posixpath.join(working_dir, text))
         self._path = os.fsencode(joined.lstrip("/"))
-        self._owner = owner
-        self._mode = 0o755 if mode is None else mode
+        self._chmod = wanted.chmod
+        self._mode = 0o755 if wanted.chmod is None else wanted.chmod.created_directory_mode
+
+    def file_mode(self, mode: int) -> int:
+        return mode if self._chmod is None else self._chmod(mode, False)  # noqa: FBT003 - a protocol of positions
 
     def for_directory(self) -> bytes:
         """The directory that takes a directory's content; made when missing."""
@@ -117,67 +170,51 @@ class _Destination:
         resolved = self.root.resolve(self._path)
         status = self.root.lstat(resolved)
         if self._must_be_directory or (status is not None and stat.S_ISDIR(status.st_mode)):
+            # a link of that name in the directory is replaced; only one that is itself the destination is followed
             directory = self._make(resolved)
-            path = directory + b"/" + name if directory else name
-            # a link that is already there is written through, and stays
-            return self.root.resolve(path) if self._leads_on(path) else path
+            return directory + b"/" + name if directory else name
         parent = posixpath.dirname(resolved)
         if parent:
             self._make(parent)
         return resolved
 
-    def _leads_on(self, path: bytes) -> bool:
-        status = self.root.lstat(path)
-        return status is not None and stat.S_ISLNK(status.st_mode)
-
     def _make(self, path: bytes) -> bytes:
         try:
-            return self.root.make_directories(path, self._mode, self._owner)
+            return self.root.make_directories(path, self._mode, self.owner)
         except NotADirectoryError as error:
             raise StepFailedError(
                 f"cannot make the directory {_shown(path)}: part of it is a file", code="copy-conflict"
             ) from error
 
 
-def _copy_one(
-    text: str, source: CopySource, target: _Destination, owner: tuple[int, int] | None, mode: int | None
-) -> None:
+def _copy_one(text: str, source: CopySource, target: _Destination, wanted: _Wanted) -> None:
     for path in _matches(text, source):
         resolved = _resolve(path, text, source)
         status = source.root.lstat(resolved)
         if status is None:
             raise _missing(text)
         if stat.S_ISDIR(status.st_mode):
-            options = _options(source, owner, mode, _Ignored(source.rules, resolved) if source.rules else Everything())
+            selection = Ignored(source.rules or IgnoreRules(), resolved, wanted.excludes)
+            options = wanted.options(source, selection)
             copy_tree(source.root, resolved, target.root, target.for_directory(), options)
-        else:
-            options = _options(source, owner, mode, Everything())
+        elif not (_WILDCARDS.search(text) and wanted.excludes.excludes(os.fsdecode(posixpath.basename(path)))):
+            options = wanted.options(source, Everything())
             copy_file(source.root, resolved, target.root, target.for_file(posixpath.basename(path)), options)
 
 
-def _options(source: CopySource, owner: tuple[int, int] | None, mode: int | None, selection: Selection) -> CopyOptions:
-    chmod: Callable[[int, bool], int] | None = None
-    if mode is not None:
-        wanted = mode
+class Ignored:
+    """What of a directory its context's ignore rules, and a COPY's own, let through."""
 
-        def chmod(_old: int, _is_directory: bool) -> int:
-            return wanted
-
-    return CopyOptions(owner=owner, chmod=chmod, capabilities=not source.is_context, selection=selection)
-
-
-class _Ignored:
-    """What of a directory of the context its ignore rules let through."""
-
-    def __init__(self, rules: IgnoreRules, base: bytes) -> None:
+    def __init__(self, rules: IgnoreRules, base: bytes, excludes: IgnoreRules | None = None) -> None:
         self._rules = rules
         self._base = os.fsdecode(base)
+        self._excludes = excludes or IgnoreRules()
 
     def selects(self, path: bytes, is_directory: bool) -> bool:
-        return not self._rules.excludes(self._full(path))
+        return not (self._rules.excludes(self._full(path)) or self._excludes.excludes(os.fsdecode(path)))
 
     def descends(self, path: bytes) -> bool:
-        return self._rules.may_descend(self._full(path))
+        return self._rules.may_descend(self._full(path)) and self._excludes.may_descend(os.fsdecode(path))
 
     def _full(self, path: bytes) -> str:
         return posixpath.join(self._base, os.fsdecode(path))
@@ -214,23 +251,28 @@ def _matches(text: str, source: CopySource) -> list[bytes]:
     cleaned = posixpath.normpath("/" + text).lstrip("/")
     if not _WILDCARDS.search(cleaned):
         return [os.fsencode(cleaned)]
-    found = [b""]
-    for component in cleaned.split("/"):
+    components = cleaned.split("/")
+    plain = next(number for number, component in enumerate(components) if _WILDCARDS.search(component))
+    # links are followed up to the first wildcard, and in what matches in the end, but not on the way between
+    base = _resolve(os.fsencode("/".join(components[:plain])), text, source)
+    if source.root.lstat(base) is None:
+        raise _missing(text)
+    found = [base]
+    for component in components[plain:]:
         found = [path for base in found for path in _match_component(source, base, component)]
     return sorted(path for path in found if not _is_hidden(source, os.fsdecode(path)))
 
 
 def _match_component(source: CopySource, base: bytes, component: str) -> list[bytes]:
+    status = source.root.lstat(base)
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        return []
     prefix = base + b"/" if base else b""
     if not _WILDCARDS.search(component):
         path = prefix + os.fsencode(component)
         return [path] if source.root.lstat(path) is not None else []
-    resolved = source.root.resolve(base)
-    status = source.root.lstat(resolved)
-    if status is None or not stat.S_ISDIR(status.st_mode):
-        return []
     pattern = _name_pattern(component)
-    return [prefix + name for name in source.root.names(resolved) if pattern.fullmatch(os.fsdecode(name))]
+    return [prefix + name for name in source.root.names(base) if pattern.fullmatch(os.fsdecode(name))]
 
 
 def _name_pattern(component: str) -> re.Pattern[str]:

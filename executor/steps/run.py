@@ -9,16 +9,21 @@ import os
 import select
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from executor.dockerfile import history
+from executor.dockerfile.heredoctext import SCRIPT_MODE, ShellText, run_heredoc
 from executor.dockerfile.instructions import Run
 from executor.errors import DiskFullError, IsolationError, PushwrightError, StepFailedError
-from executor.isolation.idmap import require_image_ids
+from executor.isolation.idmap import ID_SHIFT, require_image_ids
+from executor.isolation.mounts import StepMount
 from executor.isolation.runner import HOSTNAME, Command, Ended, Runner
 from executor.progress import Observer
 from executor.rootfs.contained import Root
 from executor.rootfs.users import User, resolve_user
+from executor.steps.mounts import Prepared
 from executor.steps.snapshot import Snapshots
 from executor.steps.state import StageState
 
@@ -37,7 +42,7 @@ class CommandSteps:
         snapshots: Snapshots,
         *,
         id_map: str,
-        network: str,
+        network: Literal["host", "none"],
         proxies: Mapping[str, str],
         output_limit_bytes: int,
         open_files: int,
@@ -54,15 +59,36 @@ class CommandSteps:
         self._processes = processes
         self._name_files = name_files
 
-    def run(self, state: StageState, instruction: Run, *, step: int, observer: Observer, created: str) -> StageState:
-        """Run the command; `StepFailedError` with its status and last lines when it does not end with 0."""
-        argv = state.command(instruction.command.arguments or ("",), shell=instruction.command.in_shell)
+    def run(
+        self,
+        state: StageState,
+        instruction: Run,
+        prepared: Prepared,
+        *,
+        step: int,
+        observer: Observer,
+        created: str,
+    ) -> StageState:
+        """Run the command; `StepFailedError` with its status and last lines when it does not end with 0.
+
+        `prepared` are the mounts that the instruction asks for.
+        """
+        argv, script = self._argv(state, instruction)
         overlays = self._snapshots.overlays
         with overlays.view(state.directories) as below, Root.at(below) as root:
             user = resolve_user(state.config.config.user, root)
+            has_working_dir = root.lstat(root.resolve(os.fsencode(state.working_dir))) is not None
         require_image_ids(user.uid, user.gid, *user.groups)
         upper = self._snapshots.new_upper(state.directories)
+        if not has_working_dir:
+            self._make_working_dir(state, user, upper)
         command = self._command(state, argv, user, upper)
+        command = replace(
+            command,
+            env={**command.env, **prepared.env},
+            mounts=(*prepared.mounts, *script),
+            network=_network(instruction, self._network),
+        )
         output = StepOutput(step, observer, self._output_limit_bytes)
         ended = self._execute(command, output)
         if ended.complaint or ended.status != 0:
@@ -72,6 +98,25 @@ class CommandSteps:
         layer = self._snapshots.commit(state.directories, upper)
         created_by = history.run(argv, state.scope.arg_values())
         return state.recorded(created, created_by, layer)
+
+    def _argv(self, state: StageState, instruction: Run) -> tuple[tuple[str, ...], tuple[StepMount, ...]]:
+        """The argument vector, and the script of a here-document that it runs, if it is one."""
+        if not instruction.command.in_shell:
+            return instruction.command.arguments, ()
+        given = run_heredoc(instruction)
+        if isinstance(given, ShellText):
+            return state.command((given.text,), in_shell=True), ()
+        path = self._snapshots.overlays.new_directory("script") / "script"
+        path.write_bytes(given.content)
+        path.chmod(SCRIPT_MODE)
+        os.chown(path, ID_SHIFT, ID_SHIFT)
+        return (given.path,), (StepMount(given.path, str(path), is_directory=False),)
+
+    def _make_working_dir(self, state: StageState, user: User, upper: Path) -> None:
+        """An image may name a directory that it does not have; BuildKit makes it for the step's user, and it stays."""
+        with self._snapshots.overlays.writable(state.directories, upper) as merged, Root.at(merged) as root:
+            owner = (user.uid + ID_SHIFT, user.gid + ID_SHIFT)
+            root.make_directories(os.fsencode(state.working_dir), 0o755, owner)
 
     def _command(self, state: StageState, argv: tuple[str, ...], user: User, upper: Path) -> Command:
         overlays = self._snapshots.overlays
@@ -136,6 +181,21 @@ class CommandSteps:
             status=ended.status,
             tail=output.tail(),
         )
+
+
+def _network(instruction: Run, build: Literal["host", "none"]) -> Literal["host", "none"]:
+    """The step's network: its own wish may take the network of the build away, but not give it one."""
+    wanted = instruction.network.lower()
+    if wanted == "none":
+        return "none"
+    if wanted == "host" and build == "none":
+        raise StepFailedError(
+            "RUN --network=host: this build has no network",
+            code="network-refused",
+            location=instruction.location,
+            hint="build with --network=host, or remove the flag",
+        )
+    return build
 
 
 def require_space(directory: Path) -> None:

@@ -6,10 +6,13 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from executor.dockerfile.instructions import Copy, Instruction, Run, Stage, Workdir
+from executor.dockerfile.instructions import Copy, Instruction, Run, Workdir
+from executor.dockerfile.parse import parse_trigger
+from executor.dockerfile.runmount import Mount, check_mounts
+from executor.dockerfile.support import require_supported_instruction
 from executor.errors import DockerfileError, Location, PushwrightError
 from executor.os_errors import host_error, step_error
 from executor.plan import ImageSource, Plan, PlannedStage, ScratchSource, Source, StageSource
@@ -17,6 +20,7 @@ from executor.progress import Observer
 from executor.rootfs.contained import Root
 from executor.steps import base, files
 from executor.steps.configure import configure
+from executor.steps.mounts import MountOrigin, StepMounts
 from executor.steps.run import CommandSteps
 from executor.steps.snapshot import Snapshots
 from executor.steps.state import StageState
@@ -58,6 +62,7 @@ class StageBuilder:
     images: base.BaseImages
     snapshots: Snapshots
     commands: CommandSteps
+    mounts: StepMounts
     context: files.CopySource
     created: str
     observer: Observer
@@ -66,41 +71,57 @@ class StageBuilder:
         """The stage's last state; `earlier` are those of the stages it may need."""
         state = self._begin(planned, earlier)
         total = len(planned.stage.instructions) + 1
+        triggers, state = _triggers(state)
+        for instruction in triggers:
+            state = self._step(f"[{planned.stage.title} onbuild]", state, instruction, _Sources(), planned, earlier)
         for position, instruction in enumerate(planned.stage.instructions):
-            name = _step_name(planned.stage, position + 2, total, instruction.text)
-            line = instruction.location.line
-            with self.steps.step(name, stage=planned.stage.title, line=line) as step, _located(instruction.location):
-                state = self._apply(state, instruction, planned.copies.get(position), earlier, step)
+            sources = _Sources(planned.copies.get(position), planned.mounts.get(position, {}))
+            number = f"[{planned.stage.title} {position + 2}/{total}]"
+            state = self._step(number, state, instruction, sources, planned, earlier)
         return state
+
+    def _step(
+        self,
+        number: str,
+        state: StageState,
+        instruction: Instruction,
+        sources: _Sources,
+        planned: PlannedStage,
+        earlier: Mapping[int, StageState],
+    ) -> StageState:
+        name = f"{number} {_shown(instruction.text)}"
+        line = instruction.location.line
+        with self.steps.step(name, stage=planned.stage.title, line=line) as step, _located(instruction.location):
+            return self._apply(state, instruction, sources, earlier, step)
 
     def _begin(self, planned: PlannedStage, earlier: Mapping[int, StageState]) -> StageState:
         stage = planned.stage
-        name = _step_name(stage, 1, len(stage.instructions) + 1, stage.text)
+        name = f"[{stage.title} 1/{len(stage.instructions) + 1}] {_shown(stage.text)}"
         with self.steps.step(name, stage=stage.title, line=stage.location.line) as step:
             match planned.base:
                 case ScratchSource():
                     return base.state_from_scratch(planned, self.plan.begin_scope)
                 case StageSource(index):
-                    return base.state_from_stage(planned, earlier[index])
+                    return base.state_from_stage(earlier[index])
                 case ImageSource() as source:
                     image, layers = self.images.load(source, step=step)
-                    return base.state_from_image(planned, image, layers, self.plan.begin_scope)
+                    return base.state_from_image(image, layers, self.plan.begin_scope)
 
     def _apply(
         self,
         state: StageState,
         instruction: Instruction,
-        source: Source | None,
+        sources: _Sources,
         earlier: Mapping[int, StageState],
         step: int,
     ) -> StageState:
         match instruction:
             case Run():
-                return self.commands.run(state, instruction, step=step, observer=self.observer, created=self.created)
+                return self._run(state, instruction, sources.mounts, earlier, step)
             case Workdir():
                 return files.change_working_dir(state, instruction, self.snapshots, self.created)
             case Copy():
-                with self._copy_source(source, earlier, step) as copied:
+                with self._copy_source(sources.copied, earlier, step) as copied:
                     return files.copy(state, instruction, copied, self.snapshots, self.created)
             case _:
                 configured = configure(state, instruction, self.created)
@@ -112,6 +133,28 @@ class StageBuilder:
                     )
                 return configured
 
+    def _run(
+        self,
+        state: StageState,
+        instruction: Run,
+        sources: Mapping[str, Source],
+        earlier: Mapping[int, StageState],
+        step: int,
+    ) -> StageState:
+        def origin_of(mount: Mount) -> MountOrigin:
+            if mount.source_stage is None:
+                return MountOrigin(context=self.context if mount.type == "bind" else None)
+            return MountOrigin(self._directories(sources[mount.source_stage], earlier, step))
+
+        def expand(word: str) -> str:
+            return state.scope.expand(word, instruction.location)
+
+        mounts = [words.expanded(expand) for words in check_mounts(instruction)]
+        with self.mounts.prepared(mounts, origin_of, state.working_dir) as prepared:
+            return self.commands.run(
+                state, instruction, prepared, step=step, observer=self.observer, created=self.created
+            )
+
     @contextlib.contextmanager
     def _copy_source(
         self, source: Source | None, earlier: Mapping[int, StageState], step: int
@@ -119,16 +162,53 @@ class StageBuilder:
         if source is None:
             yield self.context
             return
-        directories: tuple[Path, ...] = ()
-        match source:
-            case ScratchSource():
-                pass
-            case StageSource(index):
-                directories = earlier[index].directories
-            case ImageSource() as image:
-                directories = tuple(layer.directory for layer in self.images.load(image, step=step)[1])
+        directories = self._directories(source, earlier, step)
         with self.snapshots.overlays.view(directories) as view, Root.at(view) as root:
             yield files.CopySource(root)
+
+    def _directories(self, source: Source, earlier: Mapping[int, StageState], step: int) -> tuple[Path, ...]:
+        """The layers' trees of a stage or an image, bottom first."""
+        match source:
+            case ScratchSource():
+                return ()
+            case StageSource(index):
+                return earlier[index].directories
+            case ImageSource() as image:
+                return tuple(layer.directory for layer in self.images.load(image, step=step)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where one instruction takes files from, besides the build context."""
+
+    copied: Source | None = None
+    mounts: Mapping[str, Source] = field(default_factory=dict)
+
+
+def _triggers(state: StageState) -> tuple[list[Instruction], StageState]:
+    """The ONBUILD triggers that the base brought along, and the state without them: they fire once."""
+    texts = state.config.config.on_build
+    if not texts:
+        return [], state
+    found = []
+    for number, text in enumerate(texts, start=1):
+        trigger = parse_trigger(text, f"ONBUILD trigger {number} of the base")
+        require_supported_instruction(trigger)
+        if isinstance(trigger, Copy) and trigger.source_stage is not None:
+            raise _unplanned(trigger, "COPY --from")
+        if isinstance(trigger, Run) and any(words.source_stage for words in check_mounts(trigger)):
+            raise _unplanned(trigger, "RUN --mount=from")
+        found.append(trigger)
+    return found, state.configured(on_build=())
+
+
+def _unplanned(trigger: Instruction, what: str) -> DockerfileError:
+    return DockerfileError(
+        f"{what} in an ONBUILD trigger is not supported yet",
+        code="dockerfile-unsupported",
+        location=trigger.location,
+        hint="write the trigger's instruction into the Dockerfile",
+    )
 
 
 @contextlib.contextmanager
@@ -145,7 +225,7 @@ def _located(location: Location) -> Iterator[None]:
         raise told from error
 
 
-def _step_name(stage: Stage, number: int, total: int, text: str) -> str:
-    """`[build 2/5] RUN make`, as BuildKit shows steps; a long instruction is cut."""
+def _shown(text: str) -> str:
+    """An instruction on one line, cut where it is long."""
     line = " ".join(text.split())
-    return f"[{stage.title} {number}/{total}] {line if len(line) <= 200 else line[:200] + '…'}"
+    return line if len(line) <= 200 else line[:200] + "…"

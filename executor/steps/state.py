@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,15 +43,18 @@ class StageState:
 
     @property
     def working_dir(self) -> str:
-        return self.config.config.working_dir or "/"
+        """Absolute and cleaned, though an image may have come with one that is not."""
+        path = posixpath.normpath(posixpath.join("/", self.config.config.working_dir))
+        # POSIX gives a leading // a meaning of its own, and normpath keeps it
+        return "/" + path.lstrip("/")
 
     @property
     def shell(self) -> tuple[str, ...]:
         return self.config.config.shell or DEFAULT_SHELL
 
-    def command(self, arguments: Sequence[str], *, shell: bool) -> tuple[str, ...]:
+    def command(self, arguments: Sequence[str], *, in_shell: bool) -> tuple[str, ...]:
         """The argument vector of a CMD, ENTRYPOINT or RUN: as it is, or handed to the stage's shell."""
-        return (*self.shell, " ".join(arguments)) if shell else tuple(arguments)
+        return (*self.shell, " ".join(arguments)) if in_shell else tuple(arguments)
 
     def configured(self, **changes: Any) -> StageState:
         """With these fields of the run configuration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ class Bench:
 
     def build(self, dockerfile: str, *arguments: str | Path, files: dict[str, str | bytes] | None = None) -> Ended:
         """Build a context made of this Dockerfile; `FROM busybox:stable` comes from the registry."""
-        number = len(list(self.contexts.iterdir()))
-        context = write_context(self.contexts / f"context{number}", dockerfile, files)
+        # a name of its own: tests build side by side
+        context = write_context(self.contexts / f"context-{uuid.uuid4().hex[:8]}", dockerfile, files)
         return self.build_in(context, *arguments)
 
     def build_in(self, context: Path, *arguments: str | Path) -> Ended:

@@ -9,7 +9,6 @@ from executor.dockerfile.healthcheck import parse_duration
 from executor.dockerfile.instructions import Healthcheck
 from executor.dockerfile.parse import parse
 from executor.dockerfile.ports import check_signal, parse_ports
-from executor.dockerfile.support import octal_mode
 from executor.errors import DockerfileError, Location
 
 HERE = Location("Dockerfile", 7)
@@ -147,11 +146,3 @@ def test_signals(name: str) -> None:
 def test_what_is_no_signal(name: str) -> None:
     with pytest.raises(DockerfileError, match="STOPSIGNAL"):
         check_signal(name, HERE)
-
-
-def test_octal_modes() -> None:
-    assert [octal_mode(text, HERE) for text in ("0", "755", "0644", "7777")] == [0, 0o755, 0o644, 0o7777]
-    for text in ("", "8", "u+x", "07777", "٧"):
-        with pytest.raises(DockerfileError) as caught:
-            octal_mode(text, HERE)
-        assert caught.value.code == "dockerfile-unsupported"

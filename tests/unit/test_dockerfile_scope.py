@@ -25,7 +25,7 @@ def plan(text: str, build_args: Mapping[str, str] | None = None, target: str = "
 def follow(scope: StageScope, instructions: tuple[Instruction, ...]) -> StageScope:
     for instruction in instructions:
         if isinstance(instruction, Arg):
-            scope = scope.declare(instruction)
+            scope, _ = scope.declare(instruction)
         elif isinstance(instruction, Env):
             scope, _ = scope.assign(instruction)
     return scope
@@ -121,8 +121,18 @@ def test_a_child_stage_goes_on_with_the_scope_of_its_parent() -> None:
     assert child.arg_values() == (("A", "1"),)
 
 
-def test_history_lists_a_repeated_argument_twice_with_its_last_value() -> None:
-    assert scope_of("FROM scratch\nARG A=1\nARG A=2").arg_values() == (("A", "2"), ("A", "2"))
+def test_history_lists_a_repeated_argument_once_with_its_last_value() -> None:
+    assert scope_of("FROM scratch\nARG A=1\nARG B\nARG A=2").arg_values() == (("A", "2"), ("B", None))
+
+
+def test_the_history_of_an_argument_has_the_value_that_its_own_line_gives() -> None:
+    planned = plan("ARG G=global\nFROM scratch\nENV E=env\nARG A=1\nARG A E G D=$E")
+    *before, last = planned.target.stage.instructions
+    assert isinstance(last, Arg)
+    scope = follow(planned.begin_scope([]), tuple(before))
+    scope, given = scope.declare(last)
+    assert given == (("A", None), ("E", None), ("G", "global"), ("D", "env"))
+    assert scope.arg_values() == (("A", "1"), ("E", "env"), ("G", "global"), ("D", "env"))
 
 
 def test_proxies_are_in_the_environment_of_run_only() -> None:

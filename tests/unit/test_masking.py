@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.cli import secrets_of
 from executor.progress import EventWriter, Masker
+from executor.secret_values import secrets_of
 from executor.spec import BuildSpec, Credential, GitContext, RegistryOptions
 
 
