@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from executor.dockerfile.heredoctext import used_text
 from executor.dockerfile.instructions import Copy, Healthcheck, Run
 from executor.dockerfile.parse import parse, parse_trigger
 from executor.dockerfile.reader import DOCKERFILE_LIMIT_BYTES, INSTRUCTION_LIMIT, LINE_LIMIT_BYTES, read
@@ -127,7 +128,7 @@ def test_heredocs_are_nodes_of_their_line() -> None:
     reading = read(b"FROM scratch\nRUN <<-'A' cat 3<<B\n\tone\n\tA\n $two\nB\nRUN x\n", "Dockerfile")
     _, run, after = reading.lines
     assert [item.name for item in run.heredocs] == ["A", "B"]
-    assert [item.text for item in run.heredocs] == ["one\n", " $two\n"]
+    assert [used_text(item) for item in run.heredocs] == ["one\n", " $two\n"]
     assert [item.expand for item in run.heredocs] == [False, True]
     assert [item.descriptor for item in run.heredocs] == [0, 3]
     assert run.location == Location("Dockerfile", 2, 6)
