@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.workloads import Base, small_files_command
-from executor.errors import PushwrightError
 from tests.support.docker_engine import EngineError, debian_tarball
-from tests.support.executor_run import executor_command, push_base_image, write_context
+from tests.support.executor_run import BASE_DOCKERFILE, BUSYBOX, executor_command, write_context
 
 TAG = "1"
 _SECONDS = 900
@@ -33,11 +33,13 @@ def push(base: Base, host: str, directory: Path) -> None:
             subprocess.run(command, check=True, capture_output=True)
             _build(write_context(directory / "debian", "FROM scratch\nCOPY root /\n"), base, host, data)
             return
-        push_base_image(directory / "busybox", host, data, f"{Base().repository}:{TAG}")
+        context = write_context(directory / "busybox", BASE_DOCKERFILE)
+        shutil.copy(BUSYBOX, context / "busybox")
+        _build(context, Base(), host, data)
         if base.files:
             dockerfile = f"FROM {reference(Base(), host)}\nRUN {small_files_command('/base', base.files)}\n"
             _build(write_context(directory / base.repository, dockerfile), base, host, data)
-    except (PushwrightError, EngineError, AssertionError) as error:
+    except (EngineError, OSError) as error:
         raise BenchError(f"the base {base.repository} cannot be made: {error}") from error
     except subprocess.SubprocessError as error:
         # CalledProcessError and TimeoutExpired both keep what was printed

@@ -1,0 +1,1 @@
+mkdir -p dir/sub; echo x > dir/sub/x

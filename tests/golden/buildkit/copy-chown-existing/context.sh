@@ -1,0 +1,1 @@
+mkdir -p dir/sub; echo b > dir/sub/b; chmod 750 dir/sub

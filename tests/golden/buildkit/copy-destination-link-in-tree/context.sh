@@ -1,0 +1,1 @@
+echo f > f; echo x > x; mkdir -p dir; echo viatree > dir/x

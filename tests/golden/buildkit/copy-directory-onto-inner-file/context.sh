@@ -1,0 +1,1 @@
+mkdir -p dir/x; echo x > dir/x/y

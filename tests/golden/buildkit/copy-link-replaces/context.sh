@@ -1,0 +1,1 @@
+mkdir dir; ln -s b dir/file; ln -s c dir/link

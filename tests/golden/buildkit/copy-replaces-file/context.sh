@@ -1,0 +1,1 @@
+echo new > f; chmod 640 f

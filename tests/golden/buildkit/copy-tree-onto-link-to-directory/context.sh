@@ -1,0 +1,1 @@
+mkdir -p dir/sub; echo s > dir/sub/s

@@ -1,0 +1,1 @@
+mkdir dir; echo i > dir/inner; ln -s dir link; ln -s dir/inner file

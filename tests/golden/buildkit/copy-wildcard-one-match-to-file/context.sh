@@ -1,0 +1,1 @@
+echo r > only.txt; mkdir dirx; echo d > dirx/d

@@ -1,0 +1,1 @@
+echo a > a; mkdir dir; echo d > dir/d

@@ -1,0 +1,1 @@
+mkdir etc; ln -s ../run/systemd/resolve/stub.conf etc/resolv.conf
