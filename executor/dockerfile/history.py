@@ -37,11 +37,17 @@ def run(arguments: Sequence[str], args: Sequence[tuple[str, str | None]]) -> str
 
 
 def copy(
-    sources: Sequence[str], destination: str, *, chown: str = "", chmod: str = "", heredocs: Sequence[str] = ()
+    sources: Sequence[str],
+    destination: str,
+    *,
+    chown: str = "",
+    chmod: str = "",
+    heredocs: Sequence[str] = (),
+    keyword: str = "COPY",
 ) -> str:
     """`COPY --chown=1:1 a b /c/ # buildkit`; `--from` is never part of it, as in BuildKit."""
     flags = [f"--{name}={value}" for name, value in (("chown", chown), ("chmod", chmod)) if value]
-    return _line("COPY", *flags, *sources, *(f"<<{name}" for name in heredocs), destination) + _LAYER_MARK
+    return _line(keyword, *flags, *sources, *(f"<<{name}" for name in heredocs), destination) + _LAYER_MARK
 
 
 def workdir(path: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
+from executor.dockerfile.addsource import GitSource, UrlSource, add_sources, require_local
 from executor.dockerfile.chmod import parse_chmod
 from executor.dockerfile.instructions import Add, Copy, Dockerfile, Instruction, Run
 from executor.dockerfile.runmount import check_mounts
@@ -32,9 +34,7 @@ def unsupported(dockerfile: Dockerfile) -> tuple[DockerfileError, ...]:
 def require_supported_instruction(instruction: Instruction) -> None:
     """`DockerfileError` with code `dockerfile-unsupported` when this instruction cannot be built."""
     match instruction:
-        case Add():
-            _refuse(instruction, "ADD", "use COPY for local files, and RUN with curl or tar for the rest")
-        case Copy():
+        case Add() | Copy():
             _check_copy(instruction)
         case Run():
             _check_run(instruction)
@@ -42,8 +42,24 @@ def require_supported_instruction(instruction: Instruction) -> None:
             pass
 
 
-def _check_copy(copy: Copy) -> None:
-    if copy.parents:
+def refuse_remote(instruction: Add | Copy, sources: Sequence[str]) -> None:
+    """`DockerfileError` for expanded sources that are not local: COPY never takes them, ADD not yet."""
+    if isinstance(instruction, Copy):
+        if instruction.source_stage is None:
+            require_local(sources, instruction.location)
+        return
+    for source in add_sources(sources, instruction.location, checksum=instruction.checksum):
+        if isinstance(source, UrlSource):
+            _refuse(instruction, "ADD of a URL", "fetch it by RUN, or put it into the build context")
+        if isinstance(source, GitSource):
+            _refuse(instruction, "ADD of a git repository", "clone it by RUN, or put it into the build context")
+
+
+def _check_copy(copy: Add | Copy) -> None:
+    # sources with a variable are checked when they have been expanded
+    if not any("$" in word for word in (*copy.sources, *([copy.checksum] if isinstance(copy, Add) else []))):
+        refuse_remote(copy, copy.sources)
+    if isinstance(copy, Copy) and copy.parents:
         _refuse(copy, "COPY --parents", "name the directories in the destination")
     # a mode with a variable is checked when it has been expanded
     if copy.chmod and "$" not in copy.chmod:

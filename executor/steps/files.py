@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from executor.context.archive import UnpackOptions, sniff, unpack
 from executor.context.ignore import IgnoreRules
 from executor.context.ignore_patterns import Part, parse_units
 from executor.dockerfile import history
 from executor.dockerfile.chmod import Chmod, parse_chmod
 from executor.dockerfile.heredoctext import COPIED_MODE, copied_content, file_name
-from executor.dockerfile.instructions import Copy, Heredoc, Workdir
+from executor.dockerfile.instructions import Add, Copy, Heredoc, Workdir
+from executor.dockerfile.support import refuse_remote
 from executor.errors import ContextError, DockerfileError, Location, StepFailedError
 from executor.isolation.idmap import ID_SHIFT, require_image_ids
 from executor.rootfs.contained import Root
@@ -61,31 +63,37 @@ def change_working_dir(state: StageState, instruction: Workdir, snapshots: Snaps
     return changed.recorded(created, history.workdir(joined), snapshots.commit(state.directories, upper))
 
 
-def copy(state: StageState, instruction: Copy, source: CopySource, snapshots: Snapshots, created: str) -> StageState:
-    """COPY: every source to the destination, in order, here-documents last.
+def copy(
+    state: StageState, instruction: Copy | Add, source: CopySource, snapshots: Snapshots, created: str
+) -> StageState:
+    """COPY and ADD: every source to the destination, in order, here-documents last.
 
-    With --link the layer is made on nothing: directories on the way are new, and links below are not followed.
+    ADD unpacks a local file that holds an archive, whatever its name is, unless --unpack=false. With --link the layer
+    is made on nothing: directories on the way are new, and links below are not followed.
     """
     location = instruction.location
     sources = [state.scope.expand(item, location) for item in instruction.sources]
+    refuse_remote(instruction, sources)
     destination = state.scope.expand(instruction.destination, location)
     chown = state.scope.expand(instruction.chown, location)
     chmod_text = state.scope.expand(instruction.chmod, location)
     chmod = parse_chmod(chmod_text, location) if chmod_text else None
     excludes = IgnoreRules.from_patterns(
-        [state.scope.expand(item, location) for item in instruction.excludes], "COPY --exclude"
+        [state.scope.expand(item, location) for item in instruction.excludes], f"{instruction.keyword} --exclude"
     )
     below = replace(state, layers=()) if instruction.link else state
     with _writable(snapshots, below) as (root, upper), _user_database(snapshots, state) as users:
         owner = _owner(chown, users, source)
-        wanted = _Wanted(owner, chmod, excludes)
+        unpacks = isinstance(instruction, Add) and instruction.unpack is not False
+        wanted = _Wanted(owner, chmod, excludes, unpacks, bool(chown))
         target = _Destination(state.working_dir, destination, root, wanted)
         for text in sources:
             _copy_one(text, source, target, wanted)
         for heredoc in instruction.heredocs:
             _write_heredoc(heredoc, state, target, created, location)
     names = [heredoc.name for heredoc in instruction.heredocs]
-    created_by = history.copy(sources, destination, chown=chown, chmod=chmod_text, heredocs=names)
+    words = {"chown": chown, "chmod": chmod_text}
+    created_by = history.copy(sources, destination, heredocs=names, keyword=instruction.keyword, **words)
     return state.recorded(created, created_by, snapshots.commit(below.directories, upper))
 
 
@@ -96,6 +104,8 @@ class _Wanted:
     owner: tuple[int, int] | None
     chmod: Chmod | None
     excludes: IgnoreRules
+    unpacks: bool = False
+    is_owner_given: bool = False
 
     def options(self, source: CopySource, selection: Selection) -> CopyOptions:
         return CopyOptions(owner=self.owner, chmod=self.chmod, capabilities=not source.is_context, selection=selection)
@@ -197,9 +207,23 @@ def _copy_one(text: str, source: CopySource, target: _Destination, wanted: _Want
             selection = Ignored(source.rules or IgnoreRules(), resolved, wanted.excludes)
             options = wanted.options(source, selection)
             copy_tree(source.root, resolved, target.root, target.for_directory(), options)
+        elif wanted.unpacks and stat.S_ISREG(status.st_mode) and _unpacked(source, resolved, target, wanted):
+            continue
         elif not (_WILDCARDS.search(text) and wanted.excludes.excludes(os.fsdecode(posixpath.basename(path)))):
             options = wanted.options(source, Everything())
             copy_file(source.root, resolved, target.root, target.for_file(posixpath.basename(path)), options)
+
+
+def _unpacked(source: CopySource, path: bytes, target: _Destination, wanted: _Wanted) -> bool:
+    """Whether the file is an archive, whose entries are then below the destination, which is a directory."""
+    with os.fdopen(source.root.open_file(path), "rb") as stream:
+        if not sniff(stream).is_archive:
+            return False
+        # the owners are the archive's own, unless --chown says otherwise
+        owner = wanted.owner if wanted.is_owner_given else None
+        options = UnpackOptions(id_shift=ID_SHIFT, owner=owner, chmod=wanted.chmod)
+        unpack(stream, target.root, target.for_directory(), options)
+    return True
 
 
 class Ignored:

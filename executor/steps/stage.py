@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from executor.dockerfile.instructions import Copy, Instruction, Run, Workdir
+from executor.dockerfile.instructions import Add, Copy, Instruction, Run, Workdir
 from executor.dockerfile.parse import parse_trigger
 from executor.dockerfile.runmount import Mount, check_mounts
 from executor.dockerfile.support import require_supported_instruction
@@ -120,7 +120,7 @@ class StageBuilder:
                 return self._run(state, instruction, sources.mounts, earlier, step)
             case Workdir():
                 return files.change_working_dir(state, instruction, self.snapshots, self.created)
-            case Copy():
+            case Copy() | Add():
                 with self._copy_source(sources.copied, earlier, step) as copied:
                     return files.copy(state, instruction, copied, self.snapshots, self.created)
             case _:

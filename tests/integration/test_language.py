@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import os
 import tarfile
 import threading
 from pathlib import Path
@@ -23,8 +28,6 @@ def _last_layer(layout: Path, done: Ended) -> tarfile.TarFile:
 
 def _everything(layout: Path) -> bytes:
     """Every byte of an image: manifest, config and layers, unpacked."""
-    import gzip
-
     found = b""
     for blob in (layout / "blobs" / "sha256").iterdir():
         data = blob.read_bytes()
@@ -113,6 +116,72 @@ class TestCopyFlags:
         assert done.status == 0, done.events[-1]
         modes = {item.name: oct(item.mode) for item in _last_layer(tmp_path, done)}
         assert modes == {"d": "0o755", "d/sub": "0o751", "d/sub/f": "0o640"}
+
+
+def _archive(compression: str = "", *members: tuple[str, bytes, int]) -> bytes:
+    """A tar of files (name, content, mode) of owner 7:8, and of a link that leads out."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content, mode in members or (("d/f", b"content", 0o640),):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.uid, entry.gid = len(content), mode, 7, 8
+            archive.addfile(entry, io.BytesIO(content))
+    compressors = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    return compressors[compression](stream.getvalue()) if compression else stream.getvalue()
+
+
+class TestAdd:
+    @pytest.mark.parametrize("compression", ["", "gz", "bz2", "xz"])
+    def test_an_archive_is_unpacked_whatever_its_name(self, bench: Bench, tmp_path: Path, compression: str) -> None:
+        done = bench.build(
+            "FROM scratch\nADD what plain.tar /x/\n",
+            "--no-push",
+            "--oci-layout-path",
+            tmp_path,
+            files={"what": _archive(compression), "plain.tar": "no archive"},
+        )
+        assert done.status == 0, done.events[-1]
+        found = {item.name: (item.uid, item.gid, item.mode) for item in _last_layer(tmp_path, done)}
+        assert found["x/d/f"] == (7, 8, 0o640)
+        assert found["x/plain.tar"] == (0, 0, 0o644)
+        assert "x/what" not in found
+
+    def test_flags_of_add(self, bench: Bench, tmp_path: Path) -> None:
+        done = bench.build(
+            "FROM scratch\nADD --unpack=false a.tar /kept/\nADD --chown=1:2 --chmod=600 a.tar /x\n",
+            "--no-push",
+            "--oci-layout-path",
+            tmp_path,
+            files={"a.tar": _archive()},
+        )
+        assert done.status == 0, done.events[-1]
+        found = {item.name: (item.uid, item.gid, item.mode) for item in _last_layer(tmp_path, done)}
+        assert found["x/d/f"] == (1, 2, 0o600)
+        assert "kept/a.tar" not in found
+
+    @pytest.mark.parametrize("name", ["../planted", "/../../planted", "link/planted"])
+    def test_an_archive_cannot_leave_its_destination(self, bench: Bench, tmp_path: Path, name: str) -> None:
+        planted = tmp_path / "planted"
+        planted.write_text(SECRET)
+        done = bench.build(
+            f"FROM busybox:stable\nRUN mkdir /x && ln -s {tmp_path} /x/link\nADD a.tar /x/\n",
+            "--no-push",
+            files={"a.tar": _archive("", (name, b"overwritten", 0o644))},
+        )
+        assert done.status in {0, 1}
+        assert planted.read_text() == SECRET
+
+    def test_a_truncated_archive_is_an_error_of_its_author(self, bench: Bench) -> None:
+        data = _archive("gz", *((f"f{number}", os.urandom(3000), 0o644) for number in range(40)))
+        done = bench.build("FROM scratch\nADD a.tgz /\n", "--no-push", files={"a.tgz": data[: len(data) // 2]})
+        assert done.status == 1, done.events[-1]
+        assert done.error["fixable_by"] == "user"
+        assert (done.error["file"], done.error["line"]) == ("Dockerfile", 2)
+
+    @pytest.mark.parametrize("source", ["https://example.com/x", "git@example.com:a/b.git", "$URL"])
+    def test_remote_sources_are_refused_by_name(self, bench: Bench, source: str) -> None:
+        done = bench.build(f"FROM scratch\nARG URL=http://example.com/x\nADD {source} /x\n", "--no-push")
+        assert (done.error["code"], done.error["line"]) == ("dockerfile-unsupported", 3)
 
 
 class TestMounts:
