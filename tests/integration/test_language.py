@@ -126,8 +126,8 @@ def _archive(compression: str = "", *members: tuple[str, bytes, int]) -> bytes:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode, entry.uid, entry.gid = len(content), mode, 7, 8
             archive.addfile(entry, io.BytesIO(content))
-    compressors = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
-    return compressors[compression](stream.getvalue()) if compression else stream.getvalue()
+    data = stream.getvalue()
+    return {"": data, "gz": gzip.compress(data), "bz2": bz2.compress(data), "xz": lzma.compress(data)}[compression]
 
 
 class TestAdd:
