@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from executor.errors import StepFailedError
@@ -36,20 +35,16 @@ class _Node:
     changed: bool
 
 
-def find_changes(upper: Root, lower: View | None, *, stubs: Iterable[bytes] = ()) -> list[Change]:
+def find_changes(upper: Root, lower: View | None) -> list[Change]:
     """What differs between the layers below (`lower`; None: nothing) and the same with `upper` laid over them.
 
     Something counts as changed when type, mode, owner, size, link target, modification time in whole seconds, file
     capability or content differ. A directory counts when its mode or owner differ, and comes along, with its real mode,
     when something in it changed. Opaque directories become whiteouts of what they hide (image-spec, layer, "Opaque
     Whiteout"). All names of a hard-linked file are there when one is. The root itself is never listed.
-
-    `stubs` are paths of mount points, and the directories made for them, that are left out as long as they are
-    empty and were not there before.
     """
     nodes = _Comparison(upper, lower).nodes()
     _spread_over_links(nodes)
-    _drop_stubs(nodes, {path.strip(b"/") for path in stubs}, lower)
     wanted = {path for path, node in nodes.items() if node.changed}
     for path in list(wanted):
         while (path := path.rpartition(b"/")[0]) and path not in wanted:
@@ -172,20 +167,6 @@ def _spread_over_links(nodes: dict[bytes, _Node]) -> None:
         if any(node.changed for node in group):
             for node in group:
                 node.changed = True
-
-
-def _drop_stubs(nodes: dict[bytes, _Node], stubs: set[bytes], lower: View | None) -> None:
-    """Forget empty files and directories that were only made to be mounted on, innermost first."""
-    for path in sorted(stubs & nodes.keys(), key=len, reverse=True):
-        status = nodes[path].status
-        if status is None or (lower is not None and lower.lstat(path) is not None):
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            empty = not any(other.startswith(path + b"/") for other in nodes)
-        else:
-            empty = stat.S_ISREG(status.st_mode) and status.st_size == 0
-        if empty:
-            del nodes[path]
 
 
 def _join(path: bytes, name: bytes) -> bytes:

@@ -27,10 +27,10 @@ class Trees:
         self.lower.mkdir()
         self.upper.mkdir()
 
-    def changes(self, *, stubs: tuple[bytes, ...] = (), scratch: bool = False) -> list[str]:
+    def changes(self, *, scratch: bool = False) -> list[str]:
         """Paths, with `-` before those that are gone."""
         with Root.at(self.upper) as upper, Root.at(self.lower) as lower:
-            found = find_changes(upper, None if scratch else lower, stubs=stubs)
+            found = find_changes(upper, None if scratch else lower)
             return [("-" if change.is_whiteout else "") + os.fsdecode(change.path) for change in found]
 
     def both(self, name: str, text: str = "same", time: int = 1000) -> tuple[Path, Path]:
@@ -193,30 +193,6 @@ class TestGone:
             with socket.socket(socket.AF_UNIX) as server:
                 server.bind(str(trees.upper / name))
         assert trees.changes() == ["-was-file"]
-
-
-class TestStubs:
-    def test_empty_ones_are_left_out(self, trees: Trees) -> None:
-        (trees.upper / "etc").mkdir()
-        (trees.upper / "etc/resolv.conf").touch()
-        (trees.upper / "proc").mkdir()
-        stubs = (b"etc/resolv.conf", b"/etc", b"/proc", b"sys")
-        assert trees.changes(stubs=stubs) == []
-        assert trees.changes(stubs=stubs, scratch=True) == []
-
-    def test_others_stay(self, trees: Trees) -> None:
-        (trees.upper / "etc").mkdir()
-        (trees.upper / "etc/resolv.conf").write_text("mine")
-        (trees.upper / "run").mkdir()
-        (trees.upper / "run/own").touch()
-        (trees.upper / "link").symlink_to("x")
-        stubs = (b"etc/resolv.conf", b"etc", b"run", b"link")
-        assert trees.changes(stubs=stubs) == ["etc", "etc/resolv.conf", "link", "run", "run/own"]
-
-    def test_what_was_there_before_is_compared(self, trees: Trees) -> None:
-        (trees.lower / "hosts").write_text("before")
-        (trees.upper / "hosts").touch()
-        assert trees.changes(stubs=(b"hosts",)) == ["hosts"]
 
 
 class TestKernel:
