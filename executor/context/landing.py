@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from executor.errors import StepFailedError
-from executor.rootfs.contained import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, Root, open_beneath
+from executor.isolation.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from executor.rootfs.contained import Root
 from executor.rootfs.remove_merged import remove_merged_tree
 
 _MAX_LINKS = 40
@@ -51,13 +52,13 @@ class Landing:
             return self._parent_fd
         self._forget_parent()
         try:
-            self._parent_fd = open_beneath(self.root.fd, path, os.O_PATH | os.O_DIRECTORY, _PLAIN)
+            self._parent_fd = openat2(self.root.fd, path, os.O_PATH | os.O_DIRECTORY, _PLAIN)
             self.resolved_parent = path
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 raise
             self.resolved_parent = self._made(self.resolve(parts))
-            self._parent_fd = open_beneath(self.root.fd, self.resolved_parent, os.O_PATH | os.O_DIRECTORY, _PLAIN)
+            self._parent_fd = openat2(self.root.fd, self.resolved_parent, os.O_PATH | os.O_DIRECTORY, _PLAIN)
         self._parent_path = path
         return self._parent_fd
 
@@ -104,7 +105,7 @@ class Landing:
         self._forget_parent()
         for path, mtime in self._times.items():
             try:
-                descriptor = open_beneath(self.root.fd, path, os.O_RDONLY | os.O_DIRECTORY, _PLAIN)
+                descriptor = openat2(self.root.fd, path, os.O_RDONLY | os.O_DIRECTORY, _PLAIN)
             except OSError as error:
                 if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                     continue  # a later entry has replaced it

@@ -242,7 +242,9 @@ def _write_report(report: int, **fields: Any) -> None:
 
 
 def _told(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def _become_command(command: Command, output: tuple[int, int], report: int, mapped: int) -> NoReturn:

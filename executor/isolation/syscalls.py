@@ -45,6 +45,8 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _SYS_OPENAT2 = 437
@@ -113,13 +115,23 @@ def bind(source: str | bytes, target: str | bytes, *, read_only: bool = False) -
         make_read_only(target)
 
 
-def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
-    """Open `path` as a process would whose root directory is `root` (openat2, Linux 5.6)."""
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_OPENAT2), ctypes.c_int(root), _bytes(path), how, ctypes.c_size_t(len(how))
-    )
-    return _check(result, f"openat2 {path}")
+def openat2(root: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2), Linux 5.6, never through magic links; an empty path is `root` itself."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
+    size = ctypes.c_size_t(len(how))
+    while True:
+        found = _libc.syscall(ctypes.c_long(_SYS_OPENAT2), ctypes.c_int(root), path or b".", how, size)
+        if found >= 0:
+            return int(found)
+        number = ctypes.get_errno()
+        # EAGAIN: a rename elsewhere made a `..` unsafe to judge; asking again is what the manual page says
+        if number not in {errno.EINTR, errno.EAGAIN}:
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+
+def open_in_root(root: int, path: str, flags: int) -> int:
+    """Open `path` as a process would whose root directory is `root`."""
+    return openat2(root, os.fsencode(path), flags, RESOLVE_IN_ROOT)
 
 
 def pivot_root(new_root: str | bytes) -> None:

@@ -10,14 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from executor.errors import HostError
-from executor.rootfs.contained import (
-    CAPABILITY,
-    RESOLVE_BENEATH,
-    RESOLVE_NO_SYMLINKS,
-    Root,
-    get_capability,
-    open_beneath,
-)
+from executor.isolation.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from executor.rootfs.contained import CAPABILITY, Root, get_capability
 from executor.rootfs.copy import copy_bytes
 from executor.rootfs.overlayform import LayerStack, is_opaque, is_whiteout, make_opaque, make_whiteout
 from executor.rootfs.remove import remove_tree
@@ -61,13 +55,13 @@ class Tree:
             return self._parent_fd
         self._forget_parent()
         try:
-            self._parent_fd = open_beneath(self.root.fd, path, _DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+            self._parent_fd = openat2(self.root.fd, path, _DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
             self.resolved_parent = path
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 raise
             resolved = self._resolve(parts, make=True) or b""
-            self._parent_fd = open_beneath(self.root.fd, resolved, _DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+            self._parent_fd = openat2(self.root.fd, resolved, _DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
             self.resolved_parent = resolved
         self._parent_path = path
         return self._parent_fd
@@ -244,7 +238,7 @@ class Tree:
         flags = os.O_RDONLY | os.O_DIRECTORY
         for path, mtime in self._times.items():
             try:
-                descriptor = open_beneath(self.root.fd, path, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+                descriptor = openat2(self.root.fd, path, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
             except OSError as error:
                 if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                     continue  # a later entry has replaced it

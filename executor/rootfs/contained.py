@@ -8,46 +8,21 @@ kernel does the resolving (openat2(2), Linux 5.6), so what a tree holds cannot l
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
-import struct
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from executor.isolation.syscalls import RESOLVE_IN_ROOT, openat2
 from executor.rootfs.remove import remove_tree
-
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-RESOLVE_IN_ROOT = 0x10
 
 CAPABILITY = "security.capability"
 # as many as the kernel follows (path_resolution(7))
 _MAX_LINKS = 40
-# the number is the same in every architecture's table
-_SYS_OPENAT2 = 437
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-def open_beneath(root: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2) without magic links; an empty path is the root itself."""
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
-    while True:
-        found = _libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2), ctypes.c_int(root), path or b".", how, ctypes.c_size_t(len(how))
-        )
-        if found >= 0:
-            return int(found)
-        number = ctypes.get_errno()
-        # EAGAIN: a rename elsewhere made a `..` unsafe to judge; asking again is what the manual page says
-        if number not in {errno.EINTR, errno.EAGAIN}:
-            raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
 def parts_of(path: bytes) -> list[bytes]:
@@ -99,7 +74,7 @@ class Root:
             return
         if parts[-1] == b"..":
             raise OSError(errno.EINVAL, "a path cannot end in ..", os.fsdecode(path))
-        descriptor = open_beneath(self.fd, b"/".join(parts[:-1]), os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT)
+        descriptor = openat2(self.fd, b"/".join(parts[:-1]), os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT)
         try:
             yield descriptor, parts[-1]
         finally:
