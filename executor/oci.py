@@ -43,6 +43,7 @@ LAYER_COMPRESSIONS: Mapping[str, str] = {
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024
 CONFIG_LIMIT_BYTES = 8 * 1024 * 1024
 MAX_LAYERS = 4096
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class OciError(RegistryContentError):
@@ -104,9 +105,13 @@ def read_strings(value: object, where: str) -> tuple[str, ...]:
 def decode_json(data: bytes, where: str) -> Any:
     """JSON from a hostile source; deep nesting and bad UTF-8 are `OciError`s like any other."""
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        if _SURROGATE.search(data):
+            # half of a character can be written as JSON, but neither be a path nor be encoded again
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise OciError(f"{where}: not JSON: {error}") from error
+    return value
 
 
 def encode_json(value: Any) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 
 from executor.image import Image
 from executor.imageconfig import ImageConfig
-from executor.oci import CONFIG_OCI, LAYER_OCI, MANIFEST_OCI, Descriptor, Digest, Manifest, OciError
+from executor.oci import CONFIG_OCI, LAYER_OCI, MANIFEST_OCI, Descriptor, Digest, Manifest, OciError, decode_json
 from tests.support.images import descriptor_of, sample_image
 
 
@@ -55,3 +55,15 @@ def test_other_artifacts_are_no_images() -> None:
 )
 def test_layers_that_cannot_be_unpacked(media_type: str) -> None:
     assert _with((descriptor_of(b"x", media_type),)) == "layer-unsupported"
+
+
+@pytest.mark.parametrize("text", [r'{"a": "\ud800"}', r'{"\uDFFF": 1}', r'["\udc00\ud800"]', r'"\ud83dx"'])
+def test_half_a_character_is_refused(text: str) -> None:
+    # it could not be written again, neither as UTF-8 nor as a path
+    with pytest.raises(OciError) as caught:
+        decode_json(text.encode(), "config")
+    assert caught.value.code == "oci-invalid"
+
+
+def test_characters_may_be_escaped() -> None:
+    assert decode_json(rb'["\ud83d\ude00", "\\ud800", "\u00fc"]', "config") == ["\U0001f600", "\\ud800", "\u00fc"]
